@@ -7,7 +7,7 @@ import json
 
 from ftlab.basics.files import recorded_folder
 from ftlab.commands.options import add_runs_folder
-from ftlab.records.recommendation import WISHES, recommend
+from ftlab.records.recommendation import CRITERIA, recommend
 from ftlab.records.store import RunStore, sweep_data
 
 NAME = "recommend"
@@ -25,9 +25,9 @@ a winner. Without such a variant nothing is recommended. SWEEP is a sweep's id a
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", metavar="SWEEP", help="id of a sweep: own, opened or recorded")
     parser.add_argument(
-        "--prefer", choices=list(WISHES), default="memory",
+        "--prefer", choices=list(CRITERIA), default="memory",
         help="what decides where no score does (%(default)s): "
-        + "; ".join(f"{name}: {wish.words}" for name, wish in WISHES.items()),
+        + "; ".join(f"{name}: {criterion.words}" for name, criterion in CRITERIA.items()),
     )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print nothing but a JSON object")
     add_runs_folder(parser)

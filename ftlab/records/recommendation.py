@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,7 +38,7 @@ Preference = Literal["memory", "time", "file", "score"]
 
 
 @dataclass(frozen=True)
-class Wish:
+class Criterion:
     """What decides where no score does: its name, the measure of which least is best ("" for the
     score), and how sentences speak of it."""
 
@@ -48,18 +48,20 @@ class Wish:
     of_it: str
 
 
-WISHES: Mapping[Preference, Wish] = {
-    "memory": Wish(
+CRITERIA: Mapping[Preference, Criterion] = {
+    "memory": Criterion(
         "the least memory while training",
         "net_peak_memory_bytes",
         "to need less memory while training",
         "the memory",
     ),
-    "time": Wish(
+    "time": Criterion(
         "the shortest training", "train_seconds", "to train faster", "the training time"
     ),
-    "file": Wish("the smallest file", "adapter_bytes", "to have a smaller file", "the file size"),
-    "score": Wish("the highest score, shown or not", "", "", ""),
+    "file": Criterion(
+        "the smallest file", "adapter_bytes", "to have a smaller file", "the file size"
+    ),
+    "score": Criterion("the highest score, shown or not", "", "", ""),
 }  # fmt: skip
 
 Verdict = Literal["recommended", "not shown to differ", "not shown to help", "shown to be worse"]
@@ -109,7 +111,7 @@ class Recommendation:
     @property
     def title(self) -> str:
         """As in "Which one to use: LoRA"."""
-        return f"Which one to use: {_short(self.choice) if self.choice else 'not shown'}"
+        return f"Which one to use: {_short(self.choice) if self.choice else 'none is recommended'}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it as JSON values."""
@@ -173,26 +175,28 @@ def recommend(table: pd.DataFrame, prefer: Preference = "memory") -> Recommendat
 
     The score decides; the test loss only where no run has a score or all scores are the same.
     """
-    return recommendations(table)[prefer]
+    return recommendations(table, [prefer])[prefer]
 
 
-def recommendations(table: pd.DataFrame) -> dict[Preference, Recommendation]:
-    """Returns what to use for each of `WISHES`."""
+def recommendations(
+    table: pd.DataFrame, preferences: Iterable[Preference]
+) -> dict[Preference, Recommendation]:
+    """Returns what to use for each of the preferences; the intervals are computed once."""
     sweep_id = str(table["sweep_id"].iloc[0]) if len(table) else ""
     whys = [] if (table["status"] == "done").any() else ["no run is done"]
     for measure in () if whys else MEASURES:
         found = _compared(table, measure)
         if isinstance(found, _Compared):
             reasons = tuple(f"{why[0].upper()}{why[1:]}." for why in whys)
-            return {wish: _Decision(found, wish).made(sweep_id, reasons) for wish in WISHES}
+            return {one: _Decision(found, one).made(sweep_id, reasons) for one in preferences}
         whys.append(found)
     words = f"Nothing is recommended: {whys[0]}."
-    return {wish: Recommendation(sweep_id, wish, "", None, words) for wish in WISHES}
+    return {one: Recommendation(sweep_id, one, "", None, words) for one in preferences}
 
 
 @dataclass(frozen=True)
 class _Compared:
-    """The runs of one sweep that scored the same examples.
+    """The runs of one sweep that scored the same examples; `seeds` of each variant.
 
     `base` is the precision of the untouched model, "" if not quantised, `None` if it was not
     compared; it is the last of the intervals. `left_out` are sentences.
@@ -201,6 +205,7 @@ class _Compared:
     table: pd.DataFrame
     measure: _Measure
     variants: tuple[str, ...]
+    seeds: tuple[int, ...]
     intervals: Simultaneous
     base: str | None
     left_out: tuple[str, ...]
@@ -244,8 +249,8 @@ class _Compared:
 
     @cached_property
     def costs(self) -> Mapping[str, Differences]:
-        """The differences in each measure of `WISHES`."""
-        keys = [wish.key for wish in WISHES.values() if wish.key]
+        """The differences in each measure of `CRITERIA`."""
+        keys = [criterion.key for criterion in CRITERIA.values() if criterion.key]
         return {key: differences_of(self.done, key) for key in keys}
 
     def mean(self, at: int) -> float:
@@ -299,7 +304,8 @@ def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
     if base is None:
         left_out.append("The untouched model is not compared: its answers are not known.")
     intervals = Simultaneous(columns, of_seeds, fixed)
-    return _Compared(table, measure, tuple(same), intervals, precision, tuple(left_out))
+    seeds = tuple(map(len, same.values()))
+    return _Compared(table, measure, tuple(same), seeds, intervals, precision, tuple(left_out))
 
 
 def _most_common(examples: Mapping[str, Sequence[Mapping[Example, float]]]) -> frozenset[Example]:
@@ -369,7 +375,7 @@ class _Decision:
     @cached_property
     def choice(self) -> int | None:
         """Of the candidates that are not shown to cost more than the cheapest, the best mean."""
-        candidates, key = self.found.candidates, WISHES[self.prefer].key
+        candidates, key = self.found.candidates, CRITERIA[self.prefer].key
         costs = {at: float(self.found.rows(at)[key].mean()) for at in candidates} if key else {}
         known = [at for at, cost in costs.items() if not math.isnan(cost)]
         if known:
@@ -402,7 +408,7 @@ class _Decision:
             names[at],
             str(rows["method"].iloc[0]),
             float(rates.iloc[0]) if len(rates) else None,
-            len(rows),
+            found.seeds[at],
             found.unfinished[names[at]],
             own(found.intervals.mean(at)),
             None if at == first else own(found.intervals.difference(at, first)),
@@ -446,12 +452,12 @@ class _Decision:
 
     def _why(self) -> str:
         """Why this one of the candidates."""
-        wish = WISHES[self.prefer]
-        if not wish.key:
+        criterion = CRITERIA[self.prefer]
+        if not criterion.key:
             return "it has the best mean, which shows nothing"
-        if self.found.done[wish.key].isna().all():
-            return f"it has the best mean: {METRICS[wish.key].label.lower()} was not measured"
-        return f"none is shown {wish.to_cost_less}"
+        if self.found.done[criterion.key].isna().all():
+            return f"it has the best mean: {METRICS[criterion.key].label.lower()} was not measured"
+        return f"none is shown {criterion.to_cost_less}"
 
     @property
     def details(self) -> list[str]:
@@ -487,10 +493,10 @@ class _Decision:
         return [one for one in self.standings if one.verdict == verdict]
 
     def _cost_words(self, standing: Standing) -> str:
-        wish = WISHES["memory" if self.prefer == "score" else self.prefer]
-        ratio = standing.costs.get(wish.key)
-        doubt = " (no difference shown)" if wish.key in standing.doubted else ""
-        return "" if ratio is None else f", at {format_number(ratio, 2)}x {wish.of_it}{doubt}"
+        criterion = CRITERIA["memory" if self.prefer == "score" else self.prefer]
+        ratio = standing.costs.get(criterion.key)
+        doubt = " (no difference shown)" if criterion.key in standing.doubted else ""
+        return "" if ratio is None else f", at {format_number(ratio, 2)}x {criterion.of_it}{doubt}"
 
     def _unfinished(self) -> list[str]:
         """A sentence on runs without a result: a variant that fails often is not what it seems."""

@@ -34,7 +34,7 @@ from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.opened import read_opened
-from ftlab.records.recommendation import WISHES, recommendations
+from ftlab.records.recommendation import CRITERIA, recommendations
 from ftlab.records.recording import read_provenance
 from ftlab.records.result import PHASES, status_label
 from ftlab.records.spec import SweepRequest
@@ -211,10 +211,10 @@ _PLAIN_STATUS = {"done": "ok", "queued": "", "running": ""}
 
 def recommendation_section(table: pd.DataFrame) -> Markup:
     """What to use: for the least memory, and what other preferences would choose."""
-    each_found = recommendations(table)
+    each_found = recommendations(table, CRITERIA)
     found = each_found["memory"]
     others = "; ".join(
-        f"for {WISHES[prefer].words}: {shorten(one.choice, 60)}"
+        f"for {CRITERIA[prefer].words}: {shorten(one.choice, 60)}"
         for prefer, one in each_found.items()
         if one.choice and one.choice != found.choice
     )

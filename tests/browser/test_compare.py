@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from ftlab.basics.files import recorded_folder
-from ftlab.records.recommendation import WISHES, recommend
+from ftlab.records.recommendation import CRITERIA, recommend
 from ftlab.records.store import RunStore, sweep_data
 from ftlab.tabs import app as ui
 from ftlab.tabs.compare.view import default_sweep
@@ -63,8 +63,8 @@ def test_what_is_preferred_changes_which_one_to_use(page: Page) -> None:
     title = page.locator(".ft-compare h3", has_text="Which one to use")
     expect(title).to_have_count(1)
     data = sweep_data(RunStore(Path("none"), recorded_folder()), str(RECORDED))
-    for prefer in reversed(WISHES):
-        page.get_by_role("radio", name=WISHES[prefer].words, exact=True).check()
+    for prefer in reversed(CRITERIA):
+        page.get_by_role("radio", name=CRITERIA[prefer].words, exact=True).check()
         found = recommend(data.table, prefer)
         expect(title).to_have_text(found.title)
         expect(title.locator("xpath=..").locator("p")).to_have_text(found.sentence)

@@ -12,7 +12,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.basics.files import recorded_folder
-from ftlab.records.recommendation import WISHES, Recommendation, recommend
+from ftlab.records.recommendation import CRITERIA, Recommendation, recommend
 from ftlab.records.store import RunStore, sweep_data
 from tests.fakes import SWEEP, make_run
 from tests.share.fakes import data_of, scored
@@ -65,7 +65,7 @@ def test_of_variants_that_are_not_shown_to_differ_the_cheapest_is_recommended(
     )
 
 
-@pytest.mark.parametrize("prefer", sorted(WISHES))
+@pytest.mark.parametrize("prefer", sorted(CRITERIA))
 def test_what_decides_is_what_the_reader_prefers(prefer: Any, tmp_path: Path) -> None:
     make(tmp_path, "full", answers(0.6, 1), memory=3_000)
     make(tmp_path, "lora", answers(0.55, 2), memory=1_000)
@@ -94,7 +94,7 @@ def test_nothing_is_recommended_where_none_is_shown_to_beat_the_untouched_model(
     make(tmp_path, "lora", [0.0] * 60, memory=1_000)
     found = found_in(tmp_path)
     assert found.choice is None
-    assert found.title == "Which one to use: not shown"
+    assert found.title == "Which one to use: none is recommended"
     assert "no variant is shown to score higher than the untouched model" in found.sentence
     assert {standing.verdict for standing in found.standings} == {"not shown to help"}
     assert found.details[0].startswith("Full fine-tuning against the untouched model: +0.02")

@@ -38,7 +38,7 @@ def test_it_has_its_finding_and_all_its_parts_in_order_and_loads_nothing(tmp_pat
         assert f"<{tag}>QLoRA trained this model with 41 % less memory" in report
     heads = re.findall(r"<h2>(.*?)</h2>", report)
     assert heads == [
-        "Which one to use: not shown", "What was held equal", "Results", "Figures",
+        "Which one to use: none is recommended", "What was held equal", "Results", "Figures",
         "The same prompts, answered side by side", "How each number was measured", "Environment",
         "Run it again",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from ftlab.charts.spec import Amount, ChartSpec, Choice
-from ftlab.records.recommendation import WISHES, Preference
+from ftlab.records.recommendation import CRITERIA, Preference
 from ftlab.records.store import SweepData
 from ftlab.records.table import to_table
 from ftlab.tabs.compare.tour import TOUR_AGAIN
@@ -178,7 +178,7 @@ def build_layout() -> Layout:
     with gr.Column(elem_classes="ft-sheet"):
         advice = H()
         prefer = live(
-            gr.Radio, [(wish.words, name) for name, wish in WISHES.items()], value=PREFERRED,
+            gr.Radio, [(one.words, name) for name, one in CRITERIA.items()], value=PREFERRED,
             label="Where no score decides, prefer", elem_classes="ft-seg",
             elem_id="compare-prefer",
         )  # fmt: skip

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shorten
-from ftlab.records.recommendation import WISHES, Preference
+from ftlab.records.recommendation import CRITERIA, Preference
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore, SweepData, sweep_data
 from ftlab.tabs.compare import serving, share, tour
@@ -145,7 +145,7 @@ def build(context: AppContext, links: Links) -> None:
 
     def choose_preference(shown: str | None, prefer: str | None) -> Any:
         data = _data(context, shown)
-        if data is None or prefer not in WISHES:
+        if data is None or prefer not in CRITERIA:
             return gr.skip()
         return advice(data, cast(Preference, prefer))
 

@@ -283,7 +283,8 @@ def advice(data: SweepData, prefer: Preference = "memory") -> str:
         return head
     details = each("<li>{}</li>", ((sentence,) for sentence in found.details))
     return (
-        f'{head}<details class="advice"><summary>The others, and what this rests on</summary>'
+        f'{head}<details class="advice">'
+        "<summary>The other variants, and how this was decided</summary>"
         f'<ul class="notes">{details}</ul>{note_html(found.basis)}</details>'
     )
 
