@@ -71,7 +71,8 @@ def read_of_an_endless_body(app: Running, path: str) -> int:
 def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
     tmp_path: Path,
 ) -> None:
-    limits = Limits(rate=Rate(per_second=1, burst=60))
+    # So slow that nothing is earned back while the requests are sent, on a busy machine too.
+    limits = Limits(rate=Rate(per_second=0.01, burst=60))
     demo = Serving(space="ada/ftlab", proxies=("127.0.0.1",), limits=limits)
     with (
         app_log(tmp_path / "log"),
@@ -84,7 +85,9 @@ def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
             answer = client.post("/gradio_api/call/runs", json={"data": []}, headers=stranger)
         assert answer.status_code == 429
         said = answer.json()["detail"]
-        assert re.fullmatch(r"That was too much at once; try again in \d+ seconds?\.", said)
+        assert re.fullmatch(
+            r"That was too much at once; try again in \d+ (second|minute)s?\.", said
+        )
         assert int(answer.headers["retry-after"]) >= 1
         for _ in range(20):
             client.get("/config", headers=stranger)
