@@ -14,6 +14,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import FileLock
 from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
+from ftlab.jobs import ready
 from ftlab.records.run import RUN_ID, check_writable, find_run, run_directories
 
 
@@ -27,12 +28,10 @@ def start_dispatcher(runs_folder: Path) -> None:
     folder = control_folder(runs_folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        start_detached(
-            "ftlab.jobs.dispatcher",
-            folder / "dispatcher.log",
-            python_environment(needs_hub=True),  # passes the token on to runs that need it
-            str(runs_folder.resolve()),
-        )
+        log = (folder / "dispatcher.log").resolve()
+        environment = python_environment(needs_hub=True)  # passes the token on to runs that need it
+        if not ready.fork_dispatcher(runs_folder.resolve(), log, environment):
+            start_detached("ftlab.jobs.dispatcher", log, environment, str(runs_folder.resolve()))
     except OSError as error:
         raise FtlabError(
             f"The dispatcher could not be started in '{runs_folder}' ({error.strerror})."

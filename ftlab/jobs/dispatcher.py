@@ -337,5 +337,11 @@ def _is_held(directory: RunDirectory) -> bool:
         return False
 
 
+def main(arguments: list[str]) -> int:
+    [folder] = arguments
+    Dispatcher(Path(folder).resolve()).work()
+    return 0
+
+
 if __name__ == "__main__":
-    Dispatcher(Path(sys.argv[1]).resolve()).work()
+    sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,9 @@
 
 Importing torch, transformers and peft takes seconds, the same for every run. One process does it
 (`ftlab.jobs.ready_parent`), computes nothing itself, and forks the worker of each run that it is
-asked for. It ends when nobody has asked it for `IDLE_SECONDS`. Nothing depends on it: a run whose
-parent is missing, or of another identity, starts as a process of its own.
+asked for, and the dispatcher that asks for them. It ends when nobody has asked it for
+`IDLE_SECONDS`. Nothing depends on it: a run whose parent is missing, or of another identity, starts
+as a process of its own.
 
 The identity covers what a process cannot change after its start: the code, the packages, the
 environment (threads, allocator), limits, cores, priority, control group and namespaces. It is the
@@ -33,6 +34,7 @@ from pathlib import Path
 from ftlab.basics.devices import CPU
 from ftlab.basics.files import locks_folder
 from ftlab.basics.locks import DeviceLock, FileLock
+from ftlab.basics.log import is_secret_name
 from ftlab.basics.processes import is_alive, start_detached, start_time, worker_environment
 from ftlab.basics.system import PROC, read_proc
 from ftlab.methods.registry import ENTRY_POINTS
@@ -63,6 +65,10 @@ _PACKAGES = (
     "torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "tokenizers",
     "safetensors", "huggingface_hub", "numpy", "pyarrow",
 )  # fmt: skip
+
+
+RUN, QUEUE = "run", "queue"
+"""What a forked process does: one run, or the dispatcher's work on a runs folder."""
 
 
 class StillImporting(Exception):
@@ -212,13 +218,32 @@ def fork_worker(directory: RunDirectory, device: str) -> ForkedWorker | None:
         is_coming = _is_coming(lock_file(name))  # read first: it may be done importing just now
         connection = _connect(name)
         if connection is not None:
-            return _ask(connection, directory)
+            environment = worker_environment(needs_hub=False)
+            return _ask(connection, RUN, directory.path, directory.log_file, environment)
         is_coming = is_coming or start_parent()
     except OSError:  # no room, or a folder that cannot be written: the run needs neither
         return None
     if is_coming:
         raise StillImporting
     return None
+
+
+def fork_dispatcher(runs_folder: Path, log: Path, environment: dict[str, str]) -> bool:
+    """Has the parent fork the dispatcher of a runs folder, which saves its imports; `False` if the
+    dispatcher has to start by itself.
+
+    None is forked that gets a secret, such as the Hub's token: a parent must not see it.
+    """
+    if any(map(is_secret_name, environment)) or idle_seconds() <= 0:
+        return False
+    try:
+        connection = _connect(identity())
+        forked = connection and _ask(connection, QUEUE, runs_folder, log, environment)
+    except OSError:
+        return False
+    if forked:
+        forked.forget()
+    return bool(forked)
 
 
 def _is_coming(file: Path) -> bool:
@@ -256,12 +281,10 @@ def check_user(connection: socket.socket) -> None:
         raise PermissionError("the other side is another user's")
 
 
-def _ask(connection: socket.socket, directory: RunDirectory) -> ForkedWorker | None:
-    asked = {
-        "run": str(directory.path),
-        "log": str(directory.log_file),
-        "environment": worker_environment(needs_hub=False),
-    }
+def _ask(
+    connection: socket.socket, work: str, folder: Path, log: Path, environment: dict[str, str]
+) -> ForkedWorker | None:
+    asked = {"work": work, "folder": str(folder), "log": str(log), "environment": environment}
     try:
         connection.sendall(json.dumps(asked).encode() + b"\n")
         first, rest = read_line(connection)
@@ -304,6 +327,12 @@ class ForkedWorker:
             self._status = self._find_status()
         return self._status
 
+    def forget(self) -> None:
+        """Ends the connection; its exit status is then unknown."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def wait(self) -> int:
         """Waits for the worker's end; returns its exit status."""
         while (status := self.poll()) is None:
@@ -332,8 +361,7 @@ class ForkedWorker:
                 part = b""
             self._said += part
             if b"\n" in self._said or not part:
-                self._connection.close()
-                self._connection = None
+                self.forget()
 
 
 Ranges = list[tuple[int, int]]

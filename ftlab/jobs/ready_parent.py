@@ -2,9 +2,9 @@
 
 Run as: python -m ftlab.jobs.ready_parent NAME
 
-It has no model, no tensor and no thread of torch's. It listens on a socket for runs, one connection
-a run: reads the run's folder, writes the worker's pid, and its exit status at its end. A worker has
-its own session and outlives its parent.
+It has no model, no tensor and no thread of torch's. It listens on a socket, one connection for each
+run and for each dispatcher: reads the folder, writes the pid of the forked process, and its exit
+status at its end. A forked process has its own session and outlives its parent.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ftlab.basics.devices import CPU
 from ftlab.basics.locks import FileLock
 from ftlab.basics.processes import module_command
 from ftlab.basics.system import PROC
-from ftlab.jobs import ready, run_worker
+from ftlab.jobs import dispatcher, ready, run_worker
 from ftlab.jobs.ready import Ranges
 from ftlab.models.libraries import prepare_for_libraries
 
@@ -35,9 +35,11 @@ _PRESENT = 1 << 63  # in /proc/PID/pagemap (proc(5))
 
 @dataclass(frozen=True)
 class Asked:
-    """A run to be executed: its folder, its log, and the environment of its worker."""
+    """What a forked process shall do: one run, or the queue of a runs folder; where it writes its
+    log, and its environment."""
 
-    run: str
+    work: str
+    folder: str
     log: str
     environment: dict[str, str]
 
@@ -150,7 +152,7 @@ def report_ended(workers: dict[int, socket.socket]) -> None:
 
 
 def work(asked: Asked, mapped: Ranges) -> int:
-    """Executes the run in this forked process, as a fresh process would."""
+    """Does what is asked in this forked process, as a fresh process would."""
     os.setsid()
     os.environ.clear()
     os.environ.update(asked.environment)
@@ -159,10 +161,12 @@ def work(asked: Asked, mapped: Ranges) -> int:
     for handle in (1, 2):
         os.dup2(log, handle)
     os.close(log)
+    if asked.work == ready.QUEUE:
+        return dispatcher.main([asked.folder])
     if not ready.map_again(mapped):
-        command = module_command("ftlab.jobs.run_worker", asked.run)
+        command = module_command("ftlab.jobs.run_worker", asked.folder)
         os.execve(command[0], command, asked.environment)
-    return run_worker.main([asked.run])
+    return run_worker.main([asked.folder])
 
 
 def resident_files() -> Ranges:

@@ -182,11 +182,16 @@ def _run(
 
 
 def import_libraries() -> None:
-    """Imports what every run needs; the parent of a forked worker has done it."""
+    """Imports what every run needs, and builds transformers' table of the names of weights, which
+    loading a model would build. The parent of a forked worker has done it."""
     with lasting_imports():
+        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
         import ftlab.prediction.of_run
         import ftlab.training.failures
         import ftlab.training.run  # noqa: F401
+
+        get_checkpoint_conversion_mapping("")
 
 
 def _reporter(file: LineWriter, elapsed: float) -> Any:

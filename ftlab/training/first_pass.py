@@ -1,8 +1,8 @@
 """The warm-up pass before the timed steps, for work that a device does only once.
 
 A GPU loads each kernel at its first call and requests its first memory from the driver: it gets the
-longest batch. A CPU creates its kernels and reads the weights from their file: one row is enough,
-and the first loss comes sooner. In the first step this would count as time of the method.
+longest batch. A CPU creates its kernels and reads the weights from their file: a few tokens are
+enough, and the first loss comes sooner. In the first step this would count as time of the method.
 """
 
 from __future__ import annotations
@@ -36,13 +36,15 @@ which stores every score."""
 
 _SOFTMAX = "SoftmaxBackward0"  # transformers' own attention, and routers
 
+_TOKENS_ON_A_CPU = 16
+
 _SCRATCH = 1 << 14  # numbers; 8-bit optimizers keep 32-bit state for fewer than 4,096
 
 
 def first_pass(
     model: nn.Module, optimizer: Optimizer, batch: Batch, arithmetic: Arithmetic, clip: float
 ) -> str:
-    """Runs a forward and backward pass over the batch (on a CPU `one_row` of it), and
+    """Runs a forward and backward pass over the batch (on a CPU `few_tokens` of it), and
     `step_beside` of the optimizer.
 
     Weights, optimizer state and random state are unchanged; gradients are dropped. Returns the
@@ -51,7 +53,7 @@ def first_pass(
     device = arithmetic.device
     model.train()
     if device.type == "cpu":
-        batch = one_row(batch)
+        batch = few_tokens(batch)
     with same_random_numbers(device):
         with arithmetic.context():
             losses, _ = completion_losses(model, on_device(batch, device))
@@ -65,12 +67,15 @@ def first_pass(
     return kernel
 
 
-def one_row(batch: Batch) -> Batch:
-    """Returns the batch's shortest row with its padding: attention takes the way that it takes for
-    the whole batch, which depends on whether there is any padding."""
-    row = int(batch["attention_mask"].sum(dim=1).argmin())
+def few_tokens(batch: Batch) -> Batch:
+    """Returns the end of the batch's shortest row, with one token of its padding: attention takes
+    the way that it takes for the whole batch, which depends on whether there is any padding. The
+    last token of a row is always part of the loss."""
+    lengths = batch["attention_mask"].sum(dim=1)
+    row, length = int(lengths.argmin()), int(lengths.min())
+    columns = slice(max(0, length - _TOKENS_ON_A_CPU), length + 1)
     return make_batch(
-        *(batch[name][row : row + 1] for name in ("input_ids", "attention_mask", "labels"))
+        *(batch[name][row : row + 1, columns] for name in ("input_ids", "attention_mask", "labels"))
     )
 
 

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from ftlab.basics.processes import Started
-from ftlab.jobs import ready, ready_parent
-from ftlab.jobs.control import note_cancel
+from ftlab.jobs import control, ready, ready_parent
+from ftlab.jobs.control import note_cancel, start_dispatcher
 from ftlab.jobs.dispatcher import Dispatcher, start_worker
 from ftlab.jobs.launch import enqueue_sweep, plan_sweep
 from ftlab.jobs.ready import ForkedWorker, StillImporting
@@ -174,6 +174,35 @@ def test_the_dispatcher_cancels_a_forked_run(
     assert parents(), "the parent waits for the next run"
 
 
+def test_the_parent_forks_the_dispatcher_too_which_has_it_fork_the_runs(
+    tiny_model: Path, task_file: Path, tmp_path: Path, locks: Path
+) -> None:
+    ready.Waker().wake(CPU)
+    wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1, 60)
+    wait_until(lambda: not ready.lock_file(ready.identity()).stat().st_size, 60)
+    folder = tmp_path / "runs"
+    specs = enqueue_sweep(request(tiny_model, task_file, "lora", eval_answers=False), folder)
+    start_dispatcher(folder)
+    [parent] = parents()
+    wait_until(lambda: len(parent.children()) == 2, 60)
+    wait_until(lambda: not any(run.is_open for run in RunStore(folder).runs()), 120)
+    assert [run.status for run in RunStore(folder).runs()] == ["done"] * len(specs)
+    wait_until(lambda: not parent.children(), 60)
+
+
+@pytest.mark.usefixtures("locks")
+@pytest.mark.parametrize("variable", ["HF_TOKEN", ready.IDLE_VARIABLE])
+def test_a_dispatcher_starts_by_itself_where_it_has_a_secret_or_there_is_no_parent(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(control, "start_detached", lambda *given: asked.append(given[0]))
+    monkeypatch.setattr(ready, "_connect", lambda name: pytest.fail("the parent is asked"))
+    monkeypatch.setenv(variable, "0")
+    start_dispatcher(tmp_path / "runs")
+    assert asked == ["ftlab.jobs.dispatcher"]
+
+
 @pytest.mark.usefixtures("locks")
 def test_a_parent_that_nobody_asks_ends_and_leaves_nothing(
     locks: Path, monkeypatch: pytest.MonkeyPatch
@@ -317,7 +346,7 @@ from ftlab.jobs import ready_parent
 ready_parent.ready.map_again = lambda ranges: sys.argv[3] == "can"
 ready_parent.module_command = lambda *words: [sys.executable, "-c", "import os; print(os.getpid())"]
 ready_parent.run_worker.main = lambda arguments: print("in the fork", flush=True)
-ready_parent.work(ready_parent.Asked(sys.argv[1], sys.argv[2], {"PATH": ""}), [])
+ready_parent.work(ready_parent.Asked("run", sys.argv[1], sys.argv[2], {"PATH": ""}), [])
 """
     for word in ("can", "cannot"):
         log = tmp_path / f"{word}.log"
@@ -339,9 +368,9 @@ def test_another_user_and_nonsense_are_answered_with_nothing(
             assert ours.fileno() == -1, "it is closed, so that nobody waits"
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.sendall(b'{"run": "a", "log": "b", "environment": {}}\n')
+        theirs.sendall(b'{"work": "run", "folder": "a", "log": "b", "environment": {}}\n')
         asked = ready_parent.read_asked(ours)
-        assert asked == ready_parent.Asked("a", "b", {})
+        assert asked == ready_parent.Asked("run", "a", "b", {})
         monkeypatch.setattr(os, "getuid", lambda: 4_000_000)
         with pytest.raises(PermissionError):
             ready_parent.read_asked(ours)

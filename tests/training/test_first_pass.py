@@ -20,8 +20,8 @@ from ftlab.models.cpu_attention import CausalAttention
 from ftlab.training import run as run_module
 from ftlab.training.first_pass import (
     attention_kernel,
+    few_tokens,
     first_pass,
-    one_row,
     same_random_numbers,
     step_beside,
 )
@@ -143,20 +143,24 @@ def test_a_model_with_attention_of_transformers_own_is_eager(tiny_model: Path) -
     assert first_pass(model, optimizer, collate(examples_of(tiny_model), 0), FP32, 1.0) == "eager"
 
 
-def test_a_cpu_gets_the_row_with_the_most_padding_and_its_loss(tiny_model: Path) -> None:
+def test_a_cpu_gets_the_end_of_the_row_with_the_most_padding(tiny_model: Path) -> None:
     examples = sorted(examples_of(tiny_model)[:4], key=lambda example: -example.length)
-    assert examples[0].length > examples[-1].length
-    batch, row = collate(examples, 0), one_row(collate(examples, 0))
-    assert row["input_ids"].tolist() == batch["input_ids"][-1:].tolist()
-    assert row["attention_mask"].sum() == examples[-1].length < row["attention_mask"].numel()
-    assert row["targets"].tolist() == list(examples[-1].completion_ids)
+    shortest = examples[-1]
+    assert examples[0].length > shortest.length
+    batch, few = collate(examples, 0), few_tokens(collate(examples, 0))
+    end = [*shortest.prompt_ids, *shortest.completion_ids][-16:]
+    assert few["input_ids"].tolist() == [[*end, 0]]
+    assert few["attention_mask"].tolist() == [[1] * len(end) + [0]]
+    assert few["targets"].tolist() == list(shortest.completion_ids[-15:])
+    alone = few_tokens(collate([shortest], 0))
+    assert alone["input_ids"].tolist() == [end], "no padding where the batch has none"
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     read: list[torch.Size] = []
     model.register_forward_pre_hook(
         lambda _, given, named: read.append(named["input_ids"].shape), with_kwargs=True
     )
     first_pass(model, torch.optim.AdamW(model.parameters()), batch, FP32, 1.0)
-    assert read == [row["input_ids"].shape]
+    assert read == [few["input_ids"].shape]
 
 
 def test_its_time_is_in_the_phase_and_in_no_step(
