@@ -375,11 +375,12 @@ class QueueWatch:
             return self._look(wanted, self._store.runs())
 
     def glance(self, wanted: str) -> Shown:
-        """As `look`, but up to `RECENT_SECONDS` old: for pages that poll every few seconds."""
+        """As `look`, but up to `RECENT_SECONDS` old, or half the time between two polls: one read
+        serves all pages that poll."""
         with self._turn:
-            last = self._looks.get(wanted)
-            if last is not None and self._clock() - last[0] < RECENT_SECONDS:
-                return last[1]
+            at, last = self._looks.get(wanted, (0.0, None))
+            if last is not None and self._clock() - at < min(RECENT_SECONDS, last.seconds / 2):
+                return last
             return self._look(wanted, self._store.recent_runs())
 
     def poll(self, query: Mapping[str, str]) -> News:
@@ -444,14 +445,15 @@ class QueueWatch:
 
 _IDLE_SECONDS = 5.0
 _BUSY_SECONDS = 2.0
-_FIRST_LOSS_SECONDS = 0.5
+_START_SECONDS = 0.5
+_FIRST_LOSS_SECONDS = 0.25
 _MOST_SECONDS = 10.0
 
 
 def seconds_between_polls(runs: Sequence[Run], view: SweepView | None) -> float:
     """Seconds until a page asks again: half the time of a step, but 2 to 10.
 
-    Half a second before the first loss, for which people wait. 5 while no run is open.
+    Less before the first loss, for which people wait. 5 while no run is open.
     """
     if not any(run.is_open for run in runs):
         return _IDLE_SECONDS
@@ -464,7 +466,7 @@ def _pace(way: Progress) -> float:
     if not way.steps or way.phase not in ("", "start", "wait", "load", "train"):
         return _BUSY_SECONDS
     if way.step_seconds is None:
-        return _FIRST_LOSS_SECONDS
+        return _FIRST_LOSS_SECONDS if way.phase == "train" else _START_SECONDS
     is_last = way.step + 1 >= way.steps
     pace = _BUSY_SECONDS if is_last else way.step_seconds / 2
     return min(max(pace, _BUSY_SECONDS), _MOST_SECONDS)

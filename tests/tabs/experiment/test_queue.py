@@ -271,8 +271,13 @@ def test_polls_follow_the_pace_of_the_steps(
 
 def test_polls_are_quick_before_the_first_loss_and_slow_once_all_has_ended(tmp_path: Path) -> None:
     run = make_run(tmp_path, "lora", "running", losses=[])
-    watch = QueueWatch(RunStore(tmp_path))
-    assert watch.look(NEWEST).seconds == 0.5
+    now, store = [100.0], RunStore(tmp_path)
+    watch = QueueWatch(store, clock=lambda: now[0])
+    assert watch.glance(NEWEST).seconds == 0.5
+    run.metrics_file.open("a").write('{"event": "phase", "phase": "train", "elapsed": 5.0}\n')
+    assert watch.glance(NEWEST).seconds == 0.5, "read for a page that asks at the same time"
+    now[0] += 0.3
+    assert watch.glance(NEWEST).seconds == 0.25, "what one page has is not the next answer"
     log_step(run, 29, 2.0, 10.0)
     assert watch.look(NEWEST).seconds == 2.0, "the run ends soon, and what comes then is seen soon"
     shutil.rmtree(run.path)
