@@ -24,9 +24,10 @@ from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, trainable_parameters
 from ftlab.models.dimensions import shape_of_model
 from ftlab.models.generation import generation_inputs, greedy_config, left_padded, virtual_tokens
-from ftlab.playground.attach import RowAdapters, attach
+from ftlab.playground.attach import attach
 from ftlab.playground.decoding import Lane
 from ftlab.playground.panes import PaneSource
+from ftlab.playground.rows import RowAdapters
 from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.fake import read_config
 from ftlab.prediction.simulation.step import build, count

@@ -2,17 +2,7 @@
 
 PEFT applies the adapter to a clone: a second module tree that shares the base's parameters and
 buffers. If the adapter is plain LoRA, its matrices are then extracted as pairs of small matrices
-for rows of one batch. All other adapters keep their clone.
-
-Each layer's base product is computed once for all rows. The adapters' matrices are concatenated:
-h = x [A1 A2 …], all of h except the row's own slice is masked to zero, and h [B1; B2; …] is added.
-This takes two small products per layer for any number of adapters; a base row has an empty slice.
-
-On a quantised base each adapter is multiplied with its own rows instead, in PEFT's order and
-precision. There, a difference in the last bit changed the first token's logits by 1 to 8 %
-(SmolLM2-135M in NF4), so the added values must be bit-identical to PEFT's. A CPU does this row by
-row. A GPU multiplies all rows at once: many small kernels take long to launch, and which kernel is
-used, and so its rounding, depends on the shape anyway.
+for rows of one batch (`ftlab.playground.rows`). All other adapters keep their clone.
 """
 
 from __future__ import annotations
@@ -22,15 +12,13 @@ import hashlib
 import re
 import traceback
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftConfig, PeftModel, PeftType, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -323,200 +311,3 @@ def put_part(base: PreTrainedModel, source: PaneSource) -> Attached:
             f"({one_line(error)[:160]}); run it again, or choose another."
         ) from error
     return Attached(None, clone.eval().requires_grad_(False), sha256_of([folder / WEIGHTS]))
-
-
-@dataclass
-class _Batch:
-    """The adapter number of each row in the next forward passes.
-
-    The hooks refer to this object, not to their model. This avoids a reference cycle, so an
-    adapter's memory is freed as soon as it is no longer used.
-    """
-
-    device: torch.device
-    rows: tuple[int, ...] = ()
-    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    _masks: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
-
-    def set(self, rows: Sequence[int]) -> None:
-        self.rows = tuple(rows)
-        self.index = torch.tensor(self.rows, dtype=torch.long, device=self.device)
-        self._masks.clear()
-
-    def others(self, widths: tuple[int, ...], device: torch.device) -> Tensor:
-        """Mask (rows, 1, all ranks): true where the rank belongs to another row's adapter."""
-        if widths not in self._masks:
-            mask = torch.ones(len(self.rows), 1, sum(widths), dtype=torch.bool)
-            starts = list(accumulate(widths, initial=0))
-            for row, adapter in enumerate(self.rows):
-                if adapter:
-                    mask[row, 0, starts[adapter - 1] : starts[adapter]] = False
-            self._masks[widths] = mask.to(device)
-        return self._masks[widths]
-
-
-Hook = Callable[..., Tensor]
-"""A forward hook that also receives the batch."""
-
-Way = Callable[[Sequence[Pair | None]], Sequence[Hook]]
-"""Creates a layer's hooks from each adapter's pair for that layer (`None`: it has none)."""
-
-
-def way_of(base: PreTrainedModel) -> Way:
-    """Chooses how the adapters' outputs are added on this base; decided only here."""
-    if not is_quantised(base):
-        return together
-    return one_by_one if _device_of(base).type == "cpu" else at_once
-
-
-class RowAdapters:
-    """A clone of the base in which each row of a batch uses its own adapter, or none.
-
-    `rows` gives each row's adapter: 0 is the base, i + 1 is `adapters[i]`. Every lane sets `rows`
-    again. `way` defaults to `way_of(base)`.
-    """
-
-    def __init__(
-        self, base: PreTrainedModel, adapters: Sequence[LowRank], way: Way | None = None
-    ) -> None:
-        self.model = clone_on_same_weights(base)
-        self.adapters = tuple(adapters)
-        self._batch = _Batch(_device_of(base))
-        way = way or way_of(base)
-        for path in dict.fromkeys(path for adapter in adapters for path in adapter.layers):
-            layer = self.model.get_submodule(path)
-            for hook in way([adapter.layers.get(path) for adapter in adapters]):
-                layer.register_forward_hook(partial(hook, batch=self._batch))
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        return self._batch.rows
-
-    @rows.setter
-    def rows(self, rows: Sequence[int]) -> None:
-        assert all(0 <= row <= len(self.adapters) for row in rows)
-        self._batch.set(rows)
-
-    def number_of(self, adapter: LowRank) -> int:
-        """Returns the number that stands for that adapter in `rows`."""
-        if not adapter.layers:
-            return 0
-        return 1 + next(i for i, known in enumerate(self.adapters) if known is adapter)
-
-
-def together(pairs: Sequence[Pair | None]) -> list[Hook]:
-    own = [pair for pair in pairs if pair]
-    hook = partial(
-        _add_together,
-        down=torch.cat([pair.a for pair in own]).t().contiguous(),
-        up=torch.cat([pair.b * pair.scaling for pair in own], dim=1).t().contiguous(),
-        widths=tuple(len(pair.a) if pair else 0 for pair in pairs),
-    )
-    return [hook]
-
-
-def _add_together(
-    layer: nn.Module,
-    inputs: tuple[Tensor, ...],
-    output: Tensor,
-    batch: _Batch,
-    down: Tensor,
-    up: Tensor,
-    widths: tuple[int, ...],
-) -> Tensor:
-    """A forward hook: adds each row's own low-rank product to the layer's output, in place."""
-    x = _checked(inputs[0], batch)
-    if x.dtype != down.dtype:
-        x = x.to(down.dtype)
-    low = x.reshape(-1, x.shape[-1]) @ down
-    # A mask, not a product with zeros: an overflow in one adapter would give NaN in every row.
-    others = batch.others(widths, low.device)
-    low.view(len(batch.rows), -1, down.shape[1]).masked_fill_(others, 0)
-    if output.dtype != up.dtype:  # the model keeps this layer in fp32
-        low, up = low.to(output.dtype), up.to(output.dtype)
-    output.view(-1, output.shape[-1]).addmm_(low, up)
-    return output
-
-
-def one_by_one(pairs: Sequence[Pair | None]) -> list[Hook]:
-    return [partial(_add_one_by_one, pairs=pairs)]
-
-
-def _add_one_by_one(
-    layer: nn.Module,
-    inputs: tuple[Tensor, ...],
-    output: Tensor,
-    batch: _Batch,
-    pairs: Sequence[Pair | None],
-) -> Tensor:
-    """As `_add_together`, but row by row, with the same rounding as PEFT."""
-    x = _checked(inputs[0], batch)
-    sums = output.clone()
-    for adapter, own, added in zip(
-        batch.rows, x.chunk(len(batch.rows)), sums.chunk(len(batch.rows)), strict=True
-    ):
-        pair = pairs[adapter - 1] if adapter else None
-        if pair is not None:
-            low = F.linear(own.to(pair.a.dtype), pair.a)
-            added += (F.linear(low, pair.b) * pair.scaling).to(added.dtype)
-    return sums
-
-
-def at_once(pairs: Sequence[Pair | None]) -> list[Hook]:
-    """One hook per rank: a product padded with zeros to another rank is rounded differently."""
-    ranks = sorted({len(pair.a) for pair in pairs if pair})
-    return [_of_one_rank([p if p and len(p.a) == rank else None for p in pairs]) for rank in ranks]
-
-
-def _of_one_rank(pairs: Sequence[Pair | None]) -> Hook:
-    """Index 0 of the stacked matrices is for rows that get nothing from this hook."""
-    own = [pair for pair in pairs if pair]
-    places = [0]
-    for pair in pairs:
-        places.append(max(places) + 1 if pair else 0)
-    down = torch.stack([torch.zeros_like(own[0].a), *(pair.a for pair in own)])
-    up = torch.stack([torch.zeros_like(own[0].b), *(pair.b for pair in own)])
-    return partial(
-        _add_at_once,
-        down=down,
-        up=up,
-        scaling=up.new_tensor([0.0, *(pair.scaling for pair in own)]).view(-1, 1, 1),
-        places=torch.tensor(places, device=up.device),
-    )
-
-
-def _add_at_once(
-    layer: nn.Module,
-    inputs: tuple[Tensor, ...],
-    output: Tensor,
-    batch: _Batch,
-    down: Tensor,
-    up: Tensor,
-    scaling: Tensor,
-    places: Tensor,
-) -> Tensor:
-    """As `_add_one_by_one`, but for all rows at once. Nothing here synchronises with the device."""
-    x, rows = _checked(inputs[0], batch), len(batch.rows)
-    place = places.index_select(0, batch.index)
-    own, sums = x.reshape(rows, -1, x.shape[-1]), output.reshape(rows, -1, output.shape[-1])
-    own, down = own.to(down.dtype), down.index_select(0, place)
-    if down.shape[1] > 1:
-        low = torch.bmm(own, down.transpose(1, 2))
-    else:  # with rank 1, this operand order sums in the same order as PEFT
-        low = torch.bmm(down, own.transpose(1, 2)).transpose(1, 2)
-    added = torch.bmm(low, up.index_select(0, place).transpose(1, 2))
-    added = (added * scaling.index_select(0, place)).to(sums.dtype)
-    # `where`, not a sum with zeros: in a base row, infinity * 0 would add NaN.
-    return torch.where((place > 0).view(-1, 1, 1), sums + added, sums).view_as(output)
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next(model.parameters()).device
-
-
-def _checked(x: Tensor, batch: _Batch) -> Tensor:
-    """Checks that `x` is (rows, length, width), or (rows * length, width) as in some models."""
-    rows = len(batch.rows)
-    if x.shape[0] != rows and (x.dim() != 2 or x.shape[0] % rows):
-        raise RuntimeError(f"{x.shape[0]} rows in a batch with {rows} adapter numbers")
-    return x

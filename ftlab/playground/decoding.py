@@ -30,9 +30,10 @@ from transformers import (
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.models.decoding import OpenRows
 from ftlab.models.generation import generation_inputs, left_padded
-from ftlab.playground.attach import LowRank, RowAdapters
+from ftlab.playground.attach import LowRank
 from ftlab.playground.giving_way import Check, YieldDevice
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate, Stopped, UpdateKind
+from ftlab.playground.rows import RowAdapters
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.spec import Message
 

@@ -35,7 +35,6 @@ from ftlab.playground.attach import (
     Attached,
     LowRank,
     Marks,
-    RowAdapters,
     attach,
     marks,
     put_part,
@@ -63,6 +62,7 @@ from ftlab.playground.requests import (
     Stopped,
     note_on,
 )
+from ftlab.playground.rows import RowAdapters
 from ftlab.settings.generation import Precision
 from ftlab.settings.training import DtypePolicy
 

@@ -37,11 +37,12 @@ from ftlab.models.generation import greedy_config
 from ftlab.models.libraries import CPU_SETTINGS, prepare_for_libraries
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
-from ftlab.playground.attach import RowAdapters, at_once, clone_on_same_weights, one_by_one
+from ftlab.playground.attach import clone_on_same_weights
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine, held_in
 from ftlab.playground.panes import BASE, find_source, shipped_sources
 from ftlab.playground.requests import GenerateRequest, PaneUpdate
+from ftlab.playground.rows import RowAdapters, at_once, one_by_one
 from ftlab.settings.generation import Precision
 from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 from ftlab.tasks.registry import TASKS, bundled_data

@@ -83,8 +83,8 @@ def quantised(new_engine: NewEngine) -> Engine:
 def test_on_a_4_bit_base_the_first_logits_are_pefts(
     kind: str, quantised: Engine, add_adapter: AddAdapter, ask: GenerateRequest, tiny_model: Path
 ) -> None:
-    from ftlab.playground.attach import RowAdapters
     from ftlab.playground.decoding import Lane
+    from ftlab.playground.rows import RowAdapters
 
     adapter = add_adapter(kind)
     plain = PeftModel.from_pretrained(clone_on_same_weights(quantised.base), str(adapter.folder))

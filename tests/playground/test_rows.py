@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ftlab.playground.attach import LowRank, Pair, RowAdapters, marks
+from ftlab.playground.attach import LowRank, Pair, marks
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
 from ftlab.playground.panes import find_source
 from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.rows import RowAdapters, RowLinear
 from ftlab.tasks.spec import Message
 from tests.playground.asking import finals, texts
 from tests.playground.conftest import AddAdapter, NewEngine, Uploaded
@@ -115,7 +116,8 @@ def test_all_base_tensors_are_shared(rows: RowAdapters, engine: Engine) -> None:
 def test_the_memory_of_unused_rows_is_freed_at_once(engine: Engine, three: list[Uploaded]) -> None:
     rows = RowAdapters(engine.base, [low_rank(engine, three[0])])
     layer: Any = rows.model.get_submodule("model.layers.0.self_attn.q_proj")
-    matrix = weakref.ref(next(iter(layer._forward_hooks.values())).keywords["down"])
+    assert isinstance(layer, RowLinear)
+    matrix = weakref.ref(layer.added.up)
     gc.disable()
     try:
         del rows, layer
@@ -133,6 +135,47 @@ def test_an_overflow_in_one_adapter_stays_in_its_row(engine: Engine) -> None:
     found = rows_logits(rows, [0, 1, 2], [IDS] * 3)
     assert not found[1].isfinite().all()
     assert found[[0, 2]].isfinite().all()
+
+
+def test_layers_with_the_same_input_share_a_product_and_are_right_where_it_is_another(
+    engine: Engine, three: list[Uploaded]
+) -> None:
+    """As where q, k and v read different things; nothing is kept of an input at the end."""
+    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
+    rows.rows = [1, 2]
+    attention: Any = rows.model.get_submodule("model.layers.0.self_attn")
+    own: Any = engine.base.get_submodule("model.layers.0.self_attn")
+    same, other = torch.randn(2, 2, 5, 64)
+    with torch.inference_mode():
+        apart = {name: getattr(attention, name)(other.clone()) for name in ("q_proj", "v_proj")}
+        for name, x in (("q_proj", same), ("k_proj", same), ("v_proj", other)):
+            found = getattr(attention, name)(x)
+            base = getattr(own, name)(x)
+            for row, adapter in enumerate((low_rank(engine, three[0]), low_rank(engine, three[1]))):
+                pair = adapter.layers.get(f"model.layers.0.self_attn.{name}")
+                added = pair.scaling * x[row] @ pair.a.T @ pair.b.T if pair else 0
+                torch.testing.assert_close(found[row], base[row] + added, rtol=1e-4, atol=1e-4)
+        assert torch.equal(attention.v_proj(other), apart["v_proj"])
+    shared = attention.q_proj.added.shared
+    assert shared is attention.k_proj.added.shared is attention.v_proj.added.shared
+    assert shared is not attention.o_proj.added.shared
+    assert shared.is_empty
+
+
+def test_a_layer_of_another_kind_or_one_that_was_changed_gets_a_hook(
+    engine: Engine, three: list[Uploaded]
+) -> None:
+    path = "model.layers.0.self_attn.q_proj"
+    plain = RowAdapters(engine.base, [low_rank(engine, three[0])])
+    expected = rows_logits(plain, [0, 1], [IDS] * 2)
+    layer: Any = engine.base.get_submodule(path)
+    handle = layer.register_forward_hook(lambda module, given, output: output)
+    try:
+        hooked = RowAdapters(engine.base, [low_rank(engine, three[0])])
+        assert type(hooked.model.get_submodule(path)) is nn.Linear
+        assert torch.equal(rows_logits(hooked, [0, 1], [IDS] * 2), expected)
+    finally:
+        handle.remove()
 
 
 def test_a_batch_of_another_size_is_refused(engine: Engine, three: list[Uploaded]) -> None:

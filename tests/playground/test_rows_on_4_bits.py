@@ -16,22 +16,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
-from ftlab.playground import attach as rows_module
-from ftlab.playground.attach import (
-    LowRank,
-    Pair,
+from ftlab.playground import rows as rows_module
+from ftlab.playground.attach import LowRank, Pair, attach, clone_on_same_weights
+from ftlab.playground.decoding import Lane
+from ftlab.playground.panes import PaneSource
+from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.rows import (
     RowAdapters,
     Way,
     at_once,
-    attach,
-    clone_on_same_weights,
+    hooks_at_once,
     one_by_one,
     together,
     way_of,
 )
-from ftlab.playground.decoding import Lane
-from ftlab.playground.panes import PaneSource
-from ftlab.playground.requests import GenerateRequest
 from tests.playground.asking import finals
 from tests.playground.conftest import AddAdapter, NewEngine
 from tests.playground.kinds import first_logits
@@ -152,7 +150,7 @@ def test_nan_and_infinity_stay_in_their_row(bases: Callable[[str], Any]) -> None
     x[0, 1] = torch.inf
     x[0, 0] = -0.0
     output = layer(x)
-    (hook,) = at_once([huge, small])
+    (hook,) = hooks_at_once([huge, small])
     with torch.inference_mode():
         found = hook(layer, (x,), output, batch=batch)
     torch.testing.assert_close(found[0], output[0], rtol=0, atol=0, equal_nan=True)
@@ -181,7 +179,7 @@ def test_no_value_is_read_from_the_device_and_more_rows_need_no_more_operations(
         for rank in (1, 4, 4)
     ]
     layer = nn.Linear(64, 32, device=meta)
-    hooks = at_once([pairs[0], None, *pairs[1:]])
+    hooks = hooks_at_once([pairs[0], None, *pairs[1:]])
     assert len(hooks) == 2, "one for each rank"
     operations = []
     for count in (3, 24):
