@@ -186,7 +186,8 @@ class _Added:
 class RowLinear(nn.Module):
     """A linear layer of the base, whose weight it shares, with the adapters of its rows.
 
-    It is a module, since a forward hook on the layer takes as long as the adapters' products.
+    It is a module, since a forward hook on the layer takes as long as the adapters' products. Its
+    product is the one that `torch.nn.functional.linear` makes of rows in the end.
     """
 
     def __init__(self, layer: nn.Linear, added: _Added) -> None:
@@ -196,7 +197,12 @@ class RowLinear(nn.Module):
         self.added = added
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.added.to(F.linear(x, self.weight, self.bias), x)
+        flat, weight = x.reshape(-1, self.in_features), self.weight.t()
+        if self.bias is None:
+            output = torch.mm(flat, weight)
+        else:
+            output = torch.addmm(self.bias, flat, weight)
+        return self.added.to(output, x).view(*x.shape[:-1], self.out_features)
 
 
 def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
