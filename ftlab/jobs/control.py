@@ -10,12 +10,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from ftlab.basics.devices import CPU
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import FileLock
 from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs import ready
 from ftlab.records.run import RUN_ID, check_writable, find_run, run_directories
+from ftlab.records.spec import needs_hub
 
 
 def control_folder(runs_folder: Path) -> Path:
@@ -29,13 +31,24 @@ def start_dispatcher(runs_folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / "dispatcher.log").resolve()
+        log.open("ab").close()  # a forked dispatcher could not say here that this is impossible
         environment = python_environment(needs_hub=True)  # passes the token on to runs that need it
-        if not ready.fork_dispatcher(runs_folder.resolve(), log, environment):
-            start_detached("ftlab.jobs.dispatcher", log, environment, str(runs_folder.resolve()))
+        root = runs_folder.resolve()
+        if not _has_a_run_to_fork(root) or not ready.fork_dispatcher(root, log, environment):
+            start_detached("ftlab.jobs.dispatcher", log, environment, str(root))
     except OSError as error:
         raise FtlabError(
             f"The dispatcher could not be started in '{runs_folder}' ({error.strerror})."
         ) from None
+
+
+def _has_a_run_to_fork(runs_folder: Path) -> bool:
+    """Whether a waiting run is forked as well. If not, a forked dispatcher would only keep the
+    memory of the imports of its parent."""
+    with suppress(FtlabError):  # a damaged run; the dispatcher says so
+        waiting = [run.spec() for run in run_directories(runs_folder) if run.is_waiting]
+        return any(spec.device == CPU and not needs_hub(spec) for spec in waiting)
+    return False
 
 
 def ensure_dispatcher(runs_folder: Path) -> None:

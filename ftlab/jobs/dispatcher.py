@@ -6,6 +6,7 @@ Run as: python -m ftlab.jobs.dispatcher RUNS_FOLDER
 
 It is small, does not import torch, is independent of the app, and exits when the queue is empty.
 Whoever queues a run starts one; a file lock allows one per runs folder, and a second exits at once.
+`ftlab.jobs.ready_parent` may fork it, which saves its imports.
 """
 
 from __future__ import annotations

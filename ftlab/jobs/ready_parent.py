@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> int:
     if (own := ready.identity()) != name:  # the code changed between the request and this start
         print(f"Not started: asked for {name}, but this process is {own}.", file=sys.stderr)
         return 1
+    cores = os.sched_getaffinity(0)
     with listening(name) as listener:  # until `listen`, connections are refused
         code = ready.code()
         prepare_for_libraries(CPU)
@@ -66,7 +67,7 @@ def main(arguments: list[str]) -> int:
             file.unlink(missing_ok=True)
             return 0
     lock.release()
-    return work(asked, mapped)
+    return work(asked, mapped, cores)
 
 
 @contextmanager
@@ -87,14 +88,14 @@ def listening(name: str) -> Iterator[socket.socket]:
 
 
 def serve(listener: socket.socket, idle_seconds: float) -> Asked | None:
-    """Forks a worker for every connection. Returns what is asked in each worker, and `None` in the
-    parent, when it has had no worker for `idle_seconds`."""
+    """Forks a process for every connection. Returns what is asked in each of them, and `None` in
+    the parent, when it has had no run for `idle_seconds`."""
     waker, wakes = socket.socketpair()
     for end in (waker, wakes, listener):
         end.setblocking(False)
     signal.set_wakeup_fd(wakes.fileno(), warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    workers: dict[int, socket.socket] = {}
+    workers: dict[int, socket.socket] = {}  # of runs
     with selectors.DefaultSelector() as events:
         for end in (waker, listener):
             events.register(end, selectors.EVENT_READ)
@@ -111,8 +112,10 @@ def serve(listener: socket.socket, idle_seconds: float) -> Asked | None:
                     for end in (waker, wakes, connection, *workers.values()):
                         end.close()
                     return asked
-                if pid:
+                if asked is not None and asked.work == ready.RUN:
                     workers[pid] = connection
+                elif pid:
+                    connection.close()  # nobody reads the status of a dispatcher
     return None
 
 
@@ -143,16 +146,21 @@ def read_asked(connection: socket.socket) -> Asked:
 
 def report_ended(workers: dict[int, socket.socket]) -> None:
     """Writes the exit status of every worker that has ended to its connection."""
-    for pid in list(workers):
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            connection = workers.pop(pid)
-            with suppress(OSError), connection:  # nobody may be there any more
-                connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    with suppress(ChildProcessError):  # raised if no child is left
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            connection = workers.pop(pid, None)
+            if connection is not None:
+                with suppress(OSError), connection:  # nobody may be there any more
+                    connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def work(asked: Asked, mapped: Ranges) -> int:
-    """Does what is asked in this forked process, as a fresh process would."""
+def work(asked: Asked, mapped: Ranges, cores: set[int]) -> int:
+    """Does what is asked in this forked process, as a fresh process would.
+
+    `cores` are those of the parent before its imports: with `OMP_PROC_BIND` torch's import binds
+    the process to one of them, which is right for a run, and not for a dispatcher.
+    """
     os.setsid()
     os.environ.clear()
     os.environ.update(asked.environment)
@@ -162,6 +170,7 @@ def work(asked: Asked, mapped: Ranges) -> int:
         os.dup2(log, handle)
     os.close(log)
     if asked.work == ready.QUEUE:
+        os.sched_setaffinity(0, cores)
         return dispatcher.main([asked.folder])
     if not ready.map_again(mapped):
         command = module_command("ftlab.jobs.run_worker", asked.folder)

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,13 +186,14 @@ def import_libraries() -> None:
     """Imports what every run needs, and builds transformers' table of the names of weights, which
     loading a model would build. The parent of a forked worker has done it."""
     with lasting_imports():
-        from transformers.conversion_mapping import get_checkpoint_conversion_mapping
-
         import ftlab.prediction.of_run
         import ftlab.training.failures
         import ftlab.training.run  # noqa: F401
 
-        get_checkpoint_conversion_mapping("")
+        with suppress(Exception):  # it saves time, no more
+            from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+            get_checkpoint_conversion_mapping("")
 
 
 def _reporter(file: LineWriter, elapsed: float) -> Any:

@@ -14,6 +14,7 @@ used, and so its rounding, depends on the shape anyway.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -114,14 +115,15 @@ class RowAdapters:
 
 
 _WITH_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers of one parent that get the same input in most architectures. In one where they
-do not, and for layers of other names, each layer has its own h."""
+"""Names of layers of one parent that get the same input in most architectures. Where they do not,
+h is computed for all of them at each; layers of other names have their own."""
 
 
 class SharedDown:
     """h = x [A1 A2 …], masked, of layers that get the same input: computed at the first of them.
 
-    `add` is called for each layer, then `join` once.
+    `add` is called for each layer, then `join` once. Of an input nothing is kept once every layer
+    has its h: of a long prompt, both are large.
     """
 
     def __init__(self, batch: _Batch) -> None:
@@ -129,8 +131,9 @@ class SharedDown:
         self._parts: list[Tensor] = []
         self._widths: Widths = ()
         self._ends: list[int] = [0]
-        self._input: Tensor | None = None
-        self._h: Tensor | None = None
+        self._served: set[int] = set()
+        self._input: weakref.ref[Tensor] | None = None
+        self.kept: Tensor | None = None
 
     def add(self, pairs: Sequence[Pair | None]) -> int:
         """Returns the number of that layer."""
@@ -140,22 +143,20 @@ class SharedDown:
         self._ends.append(self._ends[-1] + sum(widths))
         return len(self._ends) - 2
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is kept of an input."""
-        return self._input is None and self._h is None
-
     def join(self) -> None:
         self._down = torch.cat(self._parts).t().contiguous()
         self._parts.clear()
 
     def of(self, layer: int, x: Tensor) -> Tensor:
-        """Returns that layer's h for the input `x`, (rows * length, its ranks)."""
-        if self._h is None or self._input is not x:
-            self._input, self._h = x, self._masked(x)
-        h = self._h[:, self._ends[layer] : self._ends[layer + 1]]
-        if layer == len(self._ends) - 2:  # the last of them: of a long prompt, it is large
-            self._input = self._h = None
+        """Returns that layer's h, (rows * length, its ranks), for the input `x`, (rows, length,
+        width) or (rows * length, width). Raises `RuntimeError` for another number of rows."""
+        known = self._input() if self._input is not None else None
+        if self.kept is None or known is not x or layer in self._served:
+            self._input, self.kept, self._served = weakref.ref(x), self._masked(x), set()
+        h = self.kept[:, self._ends[layer] : self._ends[layer + 1]]
+        self._served.add(layer)
+        if len(self._served) == len(self._ends) - 1:
+            self.kept = None
         return h
 
     def _masked(self, x: Tensor) -> Tensor:
@@ -176,6 +177,7 @@ class _Added:
         self.up = torch.cat(ups, dim=1).t().contiguous()
 
     def to(self, output: Tensor, x: Tensor) -> Tensor:
+        """Returns the layer's `output` for the input `x`; both as in `SharedDown.of`, or flat."""
         h, up = self.shared.of(self._number, x), self.up
         if output.dtype != up.dtype:  # the model keeps this layer in fp32
             h, up = h.to(output.dtype), up.to(output.dtype)
@@ -186,8 +188,8 @@ class _Added:
 class RowLinear(nn.Module):
     """A linear layer of the base, whose weight it shares, with the adapters of its rows.
 
-    It is a module, since a forward hook on the layer takes as long as the adapters' products. Its
-    product is the one that `torch.nn.functional.linear` makes of rows in the end.
+    It is a module, since a forward hook on the layer takes as long as the adapters' products. It
+    calls `mm` or `addmm` directly, as `torch.nn.functional.linear` does with flattened rows.
     """
 
     def __init__(self, layer: nn.Linear, added: _Added) -> None:
@@ -210,13 +212,14 @@ def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
 
     Layers of other kinds than torch's own, and those with hooks, get a forward hook.
     """
-    shared: dict[tuple[str, object], SharedDown] = {}
+    shared: dict[tuple[str, object, int], SharedDown] = {}
     for path in [path for path, _ in model.named_modules() if path in layers]:  # as they compute
         pairs = layers[path]
         parent, _, name = path.rpartition(".")
         group = next((names for names in _WITH_SAME_INPUT if name in names), name)
         layer = model.get_submodule(path)
-        added = _Added(shared.setdefault((parent, group), SharedDown(batch)), pairs)
+        width = next(pair.a.shape[1] for pair in pairs if pair)
+        added = _Added(shared.setdefault((parent, group, width), SharedDown(batch)), pairs)
         if isinstance(layer, nn.Linear) and _is_plain(layer):
             setattr(model.get_submodule(parent), name, RowLinear(layer, added))
         else:

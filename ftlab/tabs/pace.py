@@ -31,4 +31,4 @@ class Pace:
             self._heard[page] = now
             while now - next(iter(self._heard.values())) > _OPEN_SECONDS:
                 self._heard.popitem(last=False)
-            return max(least, float(round(len(self._heard) / self._a_second)))
+            return max(least, len(self._heard) / self._a_second)

@@ -7,6 +7,7 @@ enough, and the first loss comes sooner. In the first step this would count as t
 
 from __future__ import annotations
 
+import math
 import random
 from collections import defaultdict
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def first_pass(
     device = arithmetic.device
     model.train()
     if device.type == "cpu":
-        batch = few_tokens(batch)
+        batch = few_tokens(batch, attention_window(model))
     with same_random_numbers(device):
         with arithmetic.context():
             losses, _ = completion_losses(model, on_device(batch, device))
@@ -67,13 +68,26 @@ def first_pass(
     return kernel
 
 
-def few_tokens(batch: Batch) -> Batch:
-    """Returns the end of the batch's shortest row, with one token of its padding: attention takes
-    the way that it takes for the whole batch, which depends on whether there is any padding. The
-    last token of a row is always part of the loss."""
+def attention_window(model: nn.Module) -> float:
+    """The tokens that a token reads at most in some layer; infinity where there is no limit."""
+    config: Any = getattr(model, "config", None)
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    found = [getattr(text, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((tokens for tokens in found if tokens), default=math.inf)
+
+
+def few_tokens(batch: Batch, window: float = math.inf) -> Batch:
+    """Returns the end of the batch's shortest row, with one token of its padding.
+
+    Attention has the same kernel as for the whole batch. It depends on whether there is any padding
+    and, where a token reads a `window` of tokens, on whether the batch is longer: then the whole
+    row is returned. The last token of a row is always part of the loss.
+    """
     lengths = batch["attention_mask"].sum(dim=1)
     row, length = int(lengths.argmin()), int(lengths.min())
-    columns = slice(max(0, length - _TOKENS_ON_A_CPU), length + 1)
+    width = batch["input_ids"].shape[1]
+    is_short = width < window
+    columns = slice(max(0, length - _TOKENS_ON_A_CPU), length + 1) if is_short else slice(width)
     return make_batch(
         *(batch[name][row : row + 1, columns] for name in ("input_ids", "attention_mask", "labels"))
     )

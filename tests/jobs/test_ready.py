@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import Started
 from ftlab.jobs import control, ready, ready_parent
 from ftlab.jobs.control import note_cancel, start_dispatcher
@@ -184,7 +186,13 @@ def test_the_parent_forks_the_dispatcher_too_which_has_it_fork_the_runs(
     specs = enqueue_sweep(request(tiny_model, task_file, "lora", eval_answers=False), folder)
     start_dispatcher(folder)
     [parent] = parents()
-    wait_until(lambda: len(parent.children()) == 2, 60)
+    forked = set()
+
+    def both_are_forked() -> bool:
+        forked.update(child.pid for child in parent.children())
+        return len(forked) >= 2
+
+    wait_until(both_are_forked, 60)
     wait_until(lambda: not any(run.is_open for run in RunStore(folder).runs()), 120)
     assert [run.status for run in RunStore(folder).runs()] == ["done"] * len(specs)
     wait_until(lambda: not parent.children(), 60)
@@ -193,14 +201,73 @@ def test_the_parent_forks_the_dispatcher_too_which_has_it_fork_the_runs(
 @pytest.mark.usefixtures("locks")
 @pytest.mark.parametrize("variable", ["HF_TOKEN", ready.IDLE_VARIABLE])
 def test_a_dispatcher_starts_by_itself_where_it_has_a_secret_or_there_is_no_parent(
-    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variable: str,
+    tiny_model: Path,
+    task_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(control, "start_detached", lambda *given: asked.append(given[0]))
     monkeypatch.setattr(ready, "_connect", lambda name: pytest.fail("the parent is asked"))
     monkeypatch.setenv(variable, "0")
+    enqueue_sweep(request(tiny_model, task_file, "lora"), tmp_path / "runs")
     start_dispatcher(tmp_path / "runs")
     assert asked == ["ftlab.jobs.dispatcher"]
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_dispatcher_starts_by_itself_where_no_run_would_be_forked(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would keep the memory of its parent's imports, for hours of training on a GPU."""
+    asked: list[str] = []
+    monkeypatch.setattr(control, "start_detached", lambda *given: asked.append(given[0]))
+    monkeypatch.setattr(ready, "fork_dispatcher", lambda *given: pytest.fail("the parent is asked"))
+    start_dispatcher(tmp_path / "empty")
+    spec = plan_sweep(request(tiny_model, task_file, "lora"))[-1]
+    on_a_card = RunDirectory(tmp_path / "runs" / spec.run_id)
+    on_a_card.write_spec(replace(spec, device="cuda:0"))
+    start_dispatcher(tmp_path / "runs")
+    assert asked == ["ftlab.jobs.dispatcher"] * 2
+
+
+def test_a_log_that_cannot_be_written_is_said_where_the_dispatcher_would_be_forked(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ready, "fork_dispatcher", lambda *given: True)
+    enqueue_sweep(request(tiny_model, task_file, "lora"), tmp_path)
+    (tmp_path / ".ftlab" / "dispatcher.log").mkdir(parents=True)
+    with pytest.raises(FtlabError, match=r"could not be started .*\(Is a directory\)"):
+        start_dispatcher(tmp_path)
+
+
+def test_the_table_of_weight_names_is_built_with_the_imports() -> None:
+    """A name of transformers that is not public; without it each run takes longer to load."""
+    code = """
+from ftlab.jobs import run_worker
+run_worker.import_libraries()
+from transformers import conversion_mapping
+print(len(conversion_mapping._checkpoint_conversion_mapping_cache) > 10)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
+    assert found.stdout.split() == [b"True"], found.stderr
+
+
+def test_a_forked_dispatcher_has_the_cores_of_its_parent_before_its_imports(tmp_path: Path) -> None:
+    """`OMP_PROC_BIND` binds a process that imports torch to one core, which its runs would have."""
+    code = """
+import os, sys
+from ftlab.jobs import ready_parent
+cores = os.sched_getaffinity(0)
+os.sched_setaffinity(0, {min(cores)})
+ready_parent.dispatcher.main = lambda folders: print(folders, os.sched_getaffinity(0) == cores)
+asked = ready_parent.Asked("queue", sys.argv[1], sys.argv[2], {})
+ready_parent.work(asked, [], cores)
+"""
+    log = tmp_path / "log"
+    subprocess.run([sys.executable, "-c", code, "runs", str(log)], check=True, timeout=60)
+    assert log.read_text().strip() == "['runs'] True"
 
 
 @pytest.mark.usefixtures("locks")
@@ -346,7 +413,7 @@ from ftlab.jobs import ready_parent
 ready_parent.ready.map_again = lambda ranges: sys.argv[3] == "can"
 ready_parent.module_command = lambda *words: [sys.executable, "-c", "import os; print(os.getpid())"]
 ready_parent.run_worker.main = lambda arguments: print("in the fork", flush=True)
-ready_parent.work(ready_parent.Asked("run", sys.argv[1], sys.argv[2], {"PATH": ""}), [])
+ready_parent.work(ready_parent.Asked("run", sys.argv[1], sys.argv[2], {"PATH": ""}), [], {0})
 """
     for word in ("can", "cannot"):
         log = tmp_path / f"{word}.log"

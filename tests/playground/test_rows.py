@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ftlab.playground import rows as rows_module
 from ftlab.playground.attach import LowRank, Pair, marks
 from ftlab.playground.decoding import Lane
 from ftlab.playground.engine import Engine
@@ -159,7 +160,43 @@ def test_layers_with_the_same_input_share_a_product_and_are_right_where_it_is_an
     shared = attention.q_proj.added.shared
     assert shared is attention.k_proj.added.shared is attention.v_proj.added.shared
     assert shared is not attention.o_proj.added.shared
-    assert shared.is_empty
+
+
+def test_layers_of_one_parent_with_inputs_of_different_width_share_nothing() -> None:
+    """As in cross-attention, whose keys and values are made of another model's output."""
+    parent = nn.ModuleDict({"q_proj": nn.Linear(4, 3), "k_proj": nn.Linear(6, 3)})
+    pairs = {
+        name: Pair(torch.ones(2, w), torch.ones(3, 2), 0.5) for name, w in (("q", 4), ("k", 6))
+    }
+    layers = {f"{name}_proj": [pair] for name, pair in pairs.items()}
+    inputs = {"q_proj": torch.ones(2, 1, 4), "k_proj": torch.ones(2, 5, 6)}
+    expected = {name: parent[name](x) for name, x in inputs.items()}
+    batch = rows_module._Batch(torch.device("cpu"))
+    batch.set([0, 1])
+    with torch.no_grad():
+        rows_module.together(parent, layers, batch)
+        for name, x in inputs.items():
+            added = parent[name](x) - expected[name]
+            torch.testing.assert_close(added[0], torch.zeros_like(added[0]))
+            torch.testing.assert_close(added[1], torch.full_like(added[1], float(x.shape[-1])))
+
+
+@pytest.mark.parametrize("order", ["qkv", "kvq"])
+def test_of_a_long_prompt_nothing_is_kept_when_all_its_layers_have_read_it(
+    order: str, engine: Engine, three: list[Uploaded]
+) -> None:
+    """Some architectures compute them in another order than they name them in."""
+    rows = RowAdapters(engine.base, [low_rank(engine, adapter) for adapter in three])
+    rows.rows = [1, 2]
+    attention: Any = rows.model.get_submodule("model.layers.0.self_attn")
+    prompt = torch.randn(2, 9, 64)
+    with torch.inference_mode():
+        for name in order:
+            getattr(attention, f"{name}_proj")(prompt)
+    read = weakref.ref(prompt)
+    del prompt
+    assert read() is None
+    assert attention.q_proj.added.shared.kept is None
 
 
 def test_a_layer_of_another_kind_or_one_that_was_changed_gets_a_hook(

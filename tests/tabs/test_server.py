@@ -98,6 +98,10 @@ def test_pages_share_the_polls_and_closed_ones_do_not_count() -> None:
     waits = [pace.seconds(str(i), 2) for i in range(100)]
     assert waits[0] == waits[19] == 2.0
     assert waits[-1] == 10.0
+    waits = [pace.seconds(str(i), 0.25) for i in range(4)]
+    assert waits == [10.0] * 4, "100 pages are known"
     assert pace.seconds("5", 2) == 10.0, "a page that asks again is one page"
     now[0] = 60.0
     assert pace.seconds("5", 2) == 2.0
+    now[0] = 120.0
+    assert [pace.seconds(str(i), 0.25) for i in range(4)] == pytest.approx([0.25, 0.25, 0.3, 0.4])

@@ -155,6 +155,9 @@ def test_a_cpu_gets_the_end_of_the_row_with_the_most_padding(tiny_model: Path) -
     assert few["targets"].tolist() == list(shortest.completion_ids[-15:])
     full = replace(shortest, prompt_ids=tuple(range(8 + -len(shortest.completion_ids) % 8)))
     assert few_tokens(collate([full], 0))["attention_mask"].all(), "rows without padding get none"
+    width = batch["input_ids"].shape[1]
+    assert few_tokens(batch, width)["input_ids"].shape == (1, width), "a window changes the kernel"
+    assert few_tokens(batch, width + 1)["input_ids"].tolist() == few["input_ids"].tolist()
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     read: list[torch.Size] = []
     model.register_forward_pre_hook(

@@ -1,4 +1,4 @@
-"""Queue and loss curves of one sweep, rendered at most once a second for all pages that poll.
+"""Queue and loss curves of one sweep, rendered once for all pages that poll at about one time.
 
 No run state is held here: each poll reads the runs folder, so a reload or a second browser shows
 the same. What changes all the time is a live part (`ftlab/tabs/live.py`): the rows of the queue,
@@ -375,11 +375,12 @@ class QueueWatch:
             return self._look(wanted, self._store.runs())
 
     def glance(self, wanted: str) -> Shown:
-        """As `look`, but up to `RECENT_SECONDS` old, or half the time between two polls: one read
-        serves all pages that poll."""
+        """As `look`, but up to `RECENT_SECONDS` old, or half the time between two polls if that is
+        less: one read serves all pages that poll."""
         with self._turn:
             at, last = self._looks.get(wanted, (0.0, None))
-            if last is not None and self._clock() - at < min(RECENT_SECONDS, last.seconds / 2):
+            oldest = min(RECENT_SECONDS, max(_FIRST_LOSS_SECONDS, last.seconds / 2)) if last else 0
+            if last is not None and self._clock() - at < oldest:
                 return last
             return self._look(wanted, self._store.recent_runs())
 
@@ -447,6 +448,7 @@ _IDLE_SECONDS = 5.0
 _BUSY_SECONDS = 2.0
 _START_SECONDS = 0.5
 _FIRST_LOSS_SECONDS = 0.25
+_SOON_SECONDS = 60.0  # after that, a run's first step is known to take long
 _MOST_SECONDS = 10.0
 
 
@@ -466,7 +468,8 @@ def _pace(way: Progress) -> float:
     if not way.steps or way.phase not in ("", "start", "wait", "load", "train"):
         return _BUSY_SECONDS
     if way.step_seconds is None:
-        return _FIRST_LOSS_SECONDS if way.phase == "train" else _START_SECONDS
+        is_soon = way.phase == "train" and way.elapsed_seconds < _SOON_SECONDS
+        return _FIRST_LOSS_SECONDS if is_soon else _START_SECONDS
     is_last = way.step + 1 >= way.steps
     pace = _BUSY_SECONDS if is_last else way.step_seconds / 2
     return min(max(pace, _BUSY_SECONDS), _MOST_SECONDS)
