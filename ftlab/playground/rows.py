@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -115,8 +116,8 @@ class RowAdapters:
 
 
 _WITH_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers of one parent that get the same input in most architectures. Where they do not,
-h is computed for all of them at each; layers of other names have their own."""
+"""Names of layers of one parent that get the same input in most architectures. Where their inputs
+differ, each of them computes the h of all, which is right but slower."""
 
 
 class SharedDown:
@@ -220,7 +221,7 @@ def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
         layer = model.get_submodule(path)
         width = next(pair.a.shape[1] for pair in pairs if pair)
         added = _Added(shared.setdefault((parent, group, width), SharedDown(batch)), pairs)
-        if isinstance(layer, nn.Linear) and _is_plain(layer):
+        if _is_plain(layer):
             setattr(model.get_submodule(parent), name, RowLinear(layer, added))
         else:
             layer.register_forward_hook(partial(_hook, added=added))
@@ -228,7 +229,7 @@ def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
         down.join()
 
 
-def _is_plain(layer: nn.Module) -> bool:
+def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
     return type(layer) is nn.Linear and not changed
 

@@ -9,6 +9,9 @@ word on the page costs the browser more than 20 times as much.
 from __future__ import annotations
 
 import hashlib
+import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +19,6 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-
-from ftlab.tabs.pace import Pace
 
 PATH = "/watch"
 _POLLS_A_SECOND = 18  # total for all pages
@@ -40,6 +41,33 @@ class News:
 
 Read = Callable[[Mapping[str, str]], News]
 """Gets the query of a page."""
+
+
+_OPEN_SECONDS = 40.0
+"""A page that has not polled for so long counts as closed or in a background tab."""
+
+
+class Pace:
+    """Divides `a_second` polls per second among all open pages."""
+
+    def __init__(self, a_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._a_second = a_second
+        self._clock = clock
+        self._turn = threading.Lock()
+        self._heard: OrderedDict[str, float] = OrderedDict()
+
+    def seconds(self, page: str, least: float) -> float:
+        """Returns the seconds until this page's next poll: `least`, or more if many are open.
+
+        Call it at every poll, with the page's id.
+        """
+        now = self._clock()
+        with self._turn:
+            self._heard.pop(page, None)
+            self._heard[page] = now
+            while now - next(iter(self._heard.values())) > _OPEN_SECONDS:
+                self._heard.popitem(last=False)
+            return max(least, len(self._heard) / self._a_second)
 
 
 class LiveParts:

@@ -13,7 +13,7 @@ import pytest
 from gradio.state_holder import SessionState
 
 from ftlab.tabs import app
-from ftlab.tabs.pace import Pace
+from ftlab.tabs.live import Pace
 from ftlab.tabs.serve import NotedBlocks, calm
 from tests.asynchronous import run
 

@@ -1,4 +1,4 @@
-"""Queue and loss curves of one sweep, rendered once for all pages that poll at about one time.
+"""Queue and loss curves of one sweep, rendered once for pages that poll at the same time.
 
 No run state is held here: each poll reads the runs folder, so a reload or a second browser shows
 the same. What changes all the time is a live part (`ftlab/tabs/live.py`): the rows of the queue,
@@ -375,13 +375,14 @@ class QueueWatch:
             return self._look(wanted, self._store.runs())
 
     def glance(self, wanted: str) -> Shown:
-        """As `look`, but up to `RECENT_SECONDS` old, or half the time between two polls if that is
-        less: one read serves all pages that poll."""
+        """As `look`, but up to half the time between two polls old, at least 0.25 s and at most
+        `RECENT_SECONDS`: one read serves all pages that poll at the same time."""
         with self._turn:
-            at, last = self._looks.get(wanted, (0.0, None))
-            oldest = min(RECENT_SECONDS, max(_FIRST_LOSS_SECONDS, last.seconds / 2)) if last else 0
-            if last is not None and self._clock() - at < oldest:
-                return last
+            if wanted in self._looks:
+                at, last = self._looks[wanted]
+                oldest = min(RECENT_SECONDS, max(_FIRST_LOSS_SECONDS, last.seconds / 2))
+                if self._clock() - at < oldest:
+                    return last
             return self._look(wanted, self._store.recent_runs())
 
     def poll(self, query: Mapping[str, str]) -> News:
