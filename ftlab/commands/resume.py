@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 
 from ftlab.commands.options import add_runs_folder
+from ftlab.commands.sweep_time import is_next, sentence_from
 from ftlab.jobs.control import start_dispatcher
+from ftlab.records.progress import later_of, resumed_seconds
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import find_run
+from ftlab.records.store import RunStore
 
 NAME = "resume"
 SUMMARY = "resume an interrupted run from its last checkpoint"
@@ -27,6 +32,20 @@ def run(options: argparse.Namespace) -> int:
     folder = options.runs_dir.resolve()
     for run_id in options.ids:
         ask_to_resume(find_run(folder, run_id))
+    took = _time(RunStore(folder), options.ids)
     start_dispatcher(folder)
     print(f"{len(options.ids)} queued to resume; `python -m ftlab runs` shows their progress.")
+    if took is not None:
+        print(took)
     return 0
+
+
+def _time(store: RunStore, ids: Sequence[str]) -> str | None:
+    """How long these runs take from their checkpoints; `None` if the time of one is not known."""
+    runs = sorted(map(store.find, ids), key=lambda run: run.spec.created_at)
+    left = [resumed_seconds(run, later_of(store.sweep(run.spec.sweep_id))) for run in runs]
+    known = [seconds for seconds in left if seconds is not None]
+    if len(known) < len(runs):
+        return None
+    is_first = is_next(runs[0].spec, ids, store.runs())
+    return sentence_from(time.time() if is_first else None, sum(known))

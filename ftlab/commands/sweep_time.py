@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event, Thread
@@ -120,19 +120,32 @@ def sentence(seconds: float, specs: Sequence[RunSpec], runs: Sequence[Run]) -> s
 
     `runs` are all of the folder.
     """
-    took = f"This takes about {format_seconds(seconds)}"
-    first, own = specs[0], {spec.run_id for spec in specs}
+    own = {spec.run_id for spec in specs}
     starts = [
         events[0]["at"]
         for run in runs
         if run.spec.run_id in own and (events := run.directory.metrics())
     ]
-    is_first = not any(
-        run.is_open and run.spec.device == first.device and run.spec.created_at < first.created_at
+    if starts:
+        return sentence_from(min(starts), seconds)
+    return sentence_from(specs[0].created_at if is_next(specs[0], own, runs) else None, seconds)
+
+
+def sentence_from(begin: float | None, seconds: float) -> str:
+    """How long runs take that begin at this Unix time; `None` if others come before them."""
+    took = f"This takes about {format_seconds(seconds)}"
+    if begin is None:
+        return f"{took}, after what its device has to do before."
+    day = "%d %B, " if seconds > _SECONDS_OF_A_DAY else ""
+    return f"{took}, until {time.strftime(f'{day}%H:%M', time.localtime(begin + seconds))}."
+
+
+def is_next(first: RunSpec, own: Collection[str], runs: Sequence[Run]) -> bool:
+    """Whether a queued run is the next on its device: no open one before it but those in `own`."""
+    return not any(
+        run.is_open
+        and run.spec.run_id not in own
+        and run.spec.device == first.device
+        and (run.status == "running" or run.spec.created_at < first.created_at)
         for run in runs
     )
-    if not starts and not is_first:
-        return f"{took}, after what its device has to do before."
-    end = time.localtime(min(starts, default=first.created_at) + seconds)
-    day = "%d %B, " if seconds > _SECONDS_OF_A_DAY else ""
-    return f"{took}, until {time.strftime(f'{day}%H:%M', end)}."

@@ -16,7 +16,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
 from ftlab.records.kept_bases import MEASURED_IN
-from ftlab.records.progress import Later, Progress, later_phases, pace_of, read_progress, sweep_eta
+from ftlab.records.progress import Progress, later_of, read_progress, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -86,13 +86,8 @@ def watch_or_cancel(
 
 def progress_of(runs: list[Run]) -> list[Progress]:
     """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
-    ended = [later_phases(run.result) for run in runs if run.result is not None]
-    expected = Later(
-        max((one.evaluation for one in ended if one.evaluation is not None), default=None),
-        max((one.answering for one in ended if one.answering is not None), default=None),
-        pace_of(runs),
-    )
-    return [read_progress(run, expected) for run in runs]
+    later = later_of(runs)
+    return [read_progress(run, later) for run in runs]
 
 
 def _picture(runs: list[Run], ways: list[Progress]) -> Group:

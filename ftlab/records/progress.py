@@ -23,6 +23,7 @@ from ftlab.basics.files import open_plain
 from ftlab.basics.recent import Recent
 from ftlab.records.expected import Expected, read_expected
 from ftlab.records.result import ANSWERING, RunResult, is_sound
+from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import MAX_LINES_BYTES
 from ftlab.records.store import Run
 
@@ -193,6 +194,16 @@ def later_phases(result: RunResult) -> Later:
     return Later(took.get("evaluate"), took.get(ANSWERING))
 
 
+def later_of(runs: Sequence[Run]) -> Later:
+    """The longest of what they took in runs of one sweep that ended, and the pace of these."""
+    ended = [later_phases(run.result) for run in runs if run.result is not None]
+    return Later(
+        max((one.evaluation for one in ended if one.evaluation is not None), default=None),
+        max((one.answering for one in ended if one.answering is not None), default=None),
+        pace_of(runs),
+    )
+
+
 def pace_of(runs: Iterable[Run]) -> float:
     """Measured over expected seconds of the runs that are done; 1 if none has both."""
     both = [
@@ -210,6 +221,24 @@ def pace_of(runs: Iterable[Run]) -> float:
 def read_progress(run: Run, later: Later = Later()) -> Progress:
     """The run's progress; `later` is that of a similar run."""
     return ProgressBook().read(run, later)
+
+
+def resumed_seconds(run: Run, later: Later = Later()) -> float | None:
+    """Seconds that a run which ended early takes from its newest checkpoint until its end.
+
+    The steps after the checkpoint are taken at the run's own pace; what comes before and after
+    them is as in `later`, or else as it was expected. `None` if any part is not known.
+    """
+    checkpoint, way = newest_checkpoint(run.directory), read_progress(run)
+    expected = read_expected(run.directory)
+    evaluation = later.evaluation
+    if evaluation is None and expected is not None:
+        evaluation = later.pace * expected.evaluate
+    answering = later.answering if run.spec.settings.measure_answering else 0.0
+    if checkpoint is None or way.step_seconds is None or evaluation is None or answering is None:
+        return None
+    start = later.pace * expected.other if expected is not None else 0.0
+    return start + way.step_seconds * (way.steps - checkpoint.step) + evaluation + answering
 
 
 class ProgressBook:

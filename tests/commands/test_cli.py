@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ftlab.commands.sweep import request_from
 from ftlab.maintain.__main__ import PROGRAM
 from ftlab.models.resolve import ModelReach
 from ftlab.playground.requests import GenerateRequest
-from ftlab.records.result import RunResult
+from ftlab.records.expected import Expected, write_expected
+from ftlab.records.result import RunResult, Status
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore, read_run
 from ftlab.share.unpack import open_packed
@@ -264,6 +266,28 @@ def test_a_run_that_ended_early_is_queued_to_resume_and_a_dispatcher_started(
     assert out.startswith("1 queued to resume")
     assert read_run(ended).status == "queued"
     assert started == [tmp_path]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (None, r"This takes about 40 s, until \d\d:\d\d\.\n"),
+        ("running", r"This takes about 40 s, after what its device has to do before\.\n"),
+    ],
+)
+def test_resume_says_how_long_the_rest_of_the_run_takes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    other: Status | None, said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(resume, "start_dispatcher", lambda folder: None)
+    ended = make_run(tmp_path, status="interrupted", steps=20)
+    make_checkpoint(ended)
+    write_expected(ended, Expected(train=40, evaluate=15, other=5))
+    if other is not None:
+        make_run(tmp_path, "full", other)
+    status, out, _ = run(capsys, "resume", ended.run_id, "--runs-dir", str(tmp_path))
+    assert status == 0
+    assert re.search(said, out)
 
 
 def test_generate_says_what_is_wrong_with_each_pane(

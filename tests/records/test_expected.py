@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from ftlab.records.expected import Expected, read_expected, with_expected, write_expected
-from ftlab.records.progress import ProgressBook, pace_of, read_progress, sweep_eta
+from ftlab.records.progress import (
+    Later,
+    ProgressBook,
+    pace_of,
+    read_progress,
+    resumed_seconds,
+    sweep_eta,
+)
 from ftlab.records.result import Measures, RunResult
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
-from tests.fakes import make_run
+from tests.fakes import make_checkpoint, make_run
 
 EXPECTED = Expected(train=40, evaluate=20, other=10, between=5)
 
@@ -58,6 +65,21 @@ def test_each_phase_of_a_run_says_what_is_left_of_it(queued: RunDirectory) -> No
             file.write(json.dumps(event) + "\n")
             file.flush()
             assert book.read(read_run(queued)).left_seconds == pytest.approx(left), event
+
+
+def test_a_run_that_is_resumed_takes_the_steps_after_its_checkpoint_again(
+    queued: RunDirectory,
+) -> None:
+    assert resumed_seconds(read_run(queued)) is None  # it has no checkpoint
+    make_checkpoint(queued, 1)
+    assert resumed_seconds(read_run(queued)) is None  # nor a pace of its own
+    queued.metrics_file.write_text("".join(json.dumps(event) + "\n" for event, _ in EVENTS[:6]))
+    start, steps, scoring = 10, 3 * 12, 20
+    assert resumed_seconds(read_run(queued)) == start + steps + scoring
+    assert resumed_seconds(read_run(queued), Later(evaluation=7.0)) == start + steps + 7
+    queued.expected_file.unlink()
+    assert resumed_seconds(read_run(queued)) is None
+    assert resumed_seconds(read_run(queued), Later(evaluation=7.0)) == steps + 7
 
 
 def test_the_sum_of_a_sweep_that_has_just_begun_is_that_of_its_runs(tmp_path: Path) -> None:
