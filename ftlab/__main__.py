@@ -27,14 +27,15 @@ from ftlab.commands import (
     resume,
     runs,
     script,
+    serving,
     sweep,
     tune,
 )
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, tune, predict, runs, recommend, report, generate, grid, adapter, merge, push,
-    script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
+    app, sweep, tune, predict, runs, recommend, report, generate, grid, serving, adapter, merge,
+    push, script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
 )  # fmt: skip
 
 

@@ -17,10 +17,14 @@ from ftlab.basics.words import printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import say
+from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.playground.grid import GridDirectory, GridRequest, Progress, read_progress, start_grid
 from ftlab.playground.grid_table import as_record, headline, prompts_of_file, summary, write_csv
 from ftlab.playground.held_out import HeldOut
+from ftlab.playground.panes import BASE, adapters_on, all_sources
+from ftlab.playground.requests import MAX_GRID_PANES
 from ftlab.records.result import OPEN
+from ftlab.records.store import RunStore
 from ftlab.share.report_sections import grid_page
 from ftlab.tasks.reference import TaskReference, parse_task
 
@@ -31,7 +35,11 @@ a process of its own that lets training and single prompts go first. Ctrl-C canc
 far are kept. Ends with status 1 unless every prompt was answered.
 
   python -m ftlab grid --runs base,RUN_ID --task sql --count 20 --html grid.html
-  python -m ftlab grid --runs base,RUN_ID --prompts prompts.txt --csv grid.csv"""
+  python -m ftlab grid --runs base,RUN_ID --prompts prompts.txt --csv grid.csv
+  python -m ftlab grid --runs all --task sql    # the base of --model, and every adapter on it"""
+
+EVERY = "all"
+"""`--runs all`: every adapter on the base."""
 
 POLL_SECONDS = 0.3
 
@@ -49,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count", type=int, default=20, metavar="N", help="of a task's examples (%(default)s)"
     )
-    add_generation(parser)
+    add_generation(parser, or_all=True)
     out = parser.add_argument_group("output")
     out.add_argument("--csv", type=Path, metavar="FILE", help="write one row an answer")
     out.add_argument("--html", type=Path, metavar="FILE", help="write a page that stands alone")
@@ -61,8 +69,18 @@ def request_from(options: argparse.Namespace) -> GridRequest:
     """Returns the request of the options; raises `FtlabError` for invalid input."""
     task = parse_task(options.task) if options.task is not None else None
     prompts = held_out_prompts(task, options.count) if task else prompts_of_file(options.prompts)
+    if options.runs.strip() == EVERY:
+        options.runs = ",".join(_every(options))
     settings = generation_request(options, prompt="")
     return GridRequest(settings, tuple(prompts), task)
+
+
+def _every(options: argparse.Namespace) -> list[str]:
+    """The base, and every adapter on it, newest first, as many as a grid takes."""
+    store = RunStore(options.runs_dir.resolve())
+    sources = all_sources(store.runs(), store.folder)
+    model = parse_model(options.model or BUNDLED_ID).name
+    return [BASE, *adapters_on(model, sources, MAX_GRID_PANES - 1)]
 
 
 def held_out_prompts(task: TaskReference, count: int) -> list[str]:

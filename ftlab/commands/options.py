@@ -12,7 +12,7 @@ from ftlab.basics.files import default_runs_folder
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
-from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.requests import MAX_GRID_PANES, MAX_PANES, GenerateRequest
 from ftlab.playground.uploaded import upload_adapter, vouch_for_base
 from ftlab.settings.generation import GenerationSettings
 from ftlab.settings.schema import fields_of
@@ -104,13 +104,18 @@ def add_run(parser: argparse._ActionsContainer, or_merged: bool = False) -> None
         )
 
 
-def add_generation(parser: argparse._ActionsContainer) -> None:
+def add_generation(parser: argparse._ActionsContainer, or_all: bool = False) -> None:
     """Adds the options for the models that answer, and for generation."""
+    most = (
+        f"1 to {MAX_GRID_PANES}; 'all': the base and all adapters on it"
+        if or_all
+        else f"1 to {MAX_PANES}"
+    )
     parser.add_argument(
         "--runs",
         default=BASE,
         metavar="base,RUN",
-        help="'base', run ids, shipped:sql, or an adapter's folder or zip, by commas (1 to 6)",
+        help=f"'base', run ids, shipped:sql, or an adapter's folder or zip, by commas ({most})",
     )
     parser.add_argument(
         "--base-is",

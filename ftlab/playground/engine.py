@@ -11,6 +11,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,36 +73,95 @@ SPARE_BYTES = 256 << 20
 FreeBytes = Callable[[], int | None]
 
 
-class FullModels:
-    """A cache of full models by pane name; evicts the least recently used ones.
+class LoadedSources:
+    """A cache of what panes attach, by key; evicts the least recently used.
 
-    `free_bytes` returns the device's free memory; `limit` is the limit for all models together.
+    `free_bytes` returns the device's free memory; `limit` is the limit for all of them together.
+    `kind` names one of them, and `advice` is the way out where there is no memory.
     """
+
+    kind = ""
+    advice = ""
 
     def __init__(self, device: torch.device, free_bytes: FreeBytes, limit: int) -> None:
         self._device = device
         self._free_bytes = free_bytes
         self._limit = limit
-        self._held: OrderedDict[str, tuple[Attached, int]] = OrderedDict()
+        self._held: OrderedDict[tuple[str, int], tuple[Attached, int]] = OrderedDict()
+
+    def clear(self) -> None:
+        self._held.clear()
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the loaded sources, least recently used first."""
+        return [name for name, _ in self._held]
+
+    def _get(
+        self,
+        source: PaneSource,
+        version: int,
+        size: int,
+        in_use: Collection[str],
+        load: Callable[[], Attached],
+    ) -> Attached:
+        """Returns the source, loaded if needed, which takes `size` bytes; those `in_use` stay.
+
+        Raises `FtlabError` if there is not enough memory, and what `load` raises.
+        """
+        key = source.name, version
+        if key not in self._held:
+            self._held = OrderedDict(  # an earlier file of that name is another source
+                (known, held) for known, held in self._held.items() if known[0] != source.name
+            )
+            self._make_room(source, size, in_use)
+            self._held[key] = load(), size
+        self._held.move_to_end(key)
+        return self._held[key][0]
+
+    def _make_room(self, source: PaneSource, size: int, in_use: Collection[str]) -> None:
+        while True:
+            free = self._free_bytes()
+            held = sum(bytes_ for _, bytes_ in self._held.values())
+            if held + size <= self._limit and (free is None or size + SPARE_BYTES <= free):
+                return
+            idle = [key for key in self._held if key[0] not in in_use]
+            if not idle:
+                left = "" if free is None else f", {format_bytes(free)} is free"
+                raise FtlabError(
+                    f"There is no memory for another {self.kind}: '{source.label}' needs "
+                    f"{format_bytes(size)}{left}, and {len(self._held)} of this prompt use "
+                    f"{format_bytes(held)} of the {format_bytes(self._limit)} reserved for "
+                    f"{self.kind}s; {self.advice}."
+                )
+            del self._held[idle[0]]
+            give_back_memory(self._device)
+
+
+class FullModels(LoadedSources):
+    """Full fine-tunings, each with weights of its own."""
+
+    kind = "full model"
+    advice = "choose fewer full fine-tunings, or 16 bits"
 
     def get(self, source: PaneSource, policy: DtypePolicy, in_use: Collection[str]) -> Attached:
         """Returns the source's model, loaded if needed; models of `in_use` are not evicted.
 
         Raises `FtlabError` if its weights are missing or damaged, or there is not enough memory.
         """
-        if source.name in self._held:
-            self._held.move_to_end(source.name)
-            return self._held[source.name][0]
         assert source.folder is not None
         files = sorted(source.folder.glob("*.safetensors"))
+        wide = weight_dtype(policy, self._device, weights_learn=False) is torch.float32
+        size = sum(file.stat().st_size for file in files) * (2 if wide else 1)
+        return self._get(source, 0, size, in_use, lambda: self._load(source, policy, files))
+
+    def _load(self, source: PaneSource, policy: DtypePolicy, files: list[Path]) -> Attached:
+        assert source.folder is not None
         if not files:
             raise FtlabError(
                 f"The weights of '{source.label}' cannot be found: its folder has no .safetensors "
                 "file; run it again, or choose another."
             )
-        wide = weight_dtype(policy, self._device, weights_learn=False) is torch.float32
-        size = sum(file.stat().st_size for file in files) * (2 if wide else 1)
-        self._make_room(source, size, in_use)
         resolved = ResolvedModel(ModelReference("folder", str(source.folder)), source.folder)
         try:
             model: PreTrainedModel = load_base_model(resolved, policy, None, self._device)
@@ -111,35 +171,24 @@ class FullModels:
                 f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
                 f"another shape ({one_line(error)[:160]}); run it again, or choose another."
             ) from error
-        attached = Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
-        self._held[source.name] = (attached, size)
-        return attached
+        return Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
 
-    def clear(self) -> None:
-        self._held.clear()
 
-    @property
-    def names(self) -> list[str]:
-        """The names of the loaded models, least recently used first."""
-        return list(self._held)
+class Adapters(LoadedSources):
+    """Adapters and trained parts of the base: each holds only its own weights."""
 
-    def _make_room(self, source: PaneSource, size: int, in_use: Collection[str]) -> None:
-        while True:
-            free = self._free_bytes()
-            held = sum(bytes_ for _, bytes_ in self._held.values())
-            if held + size <= self._limit and (free is None or size + SPARE_BYTES <= free):
-                return
-            idle = [name for name in self._held if name not in in_use]
-            if not idle:
-                left = "" if free is None else f", {format_bytes(free)} is free"
-                raise FtlabError(
-                    f"There is no memory for another full model: '{source.label}' needs "
-                    f"{format_bytes(size)}{left}, and {len(self._held)} of this prompt use "
-                    f"{format_bytes(held)} of the {format_bytes(self._limit)} reserved for full "
-                    "models; choose fewer full fine-tunings, or 16 bits."
-                )
-            del self._held[idle[0]]
-            give_back_memory(self._device)
+    kind = "adapter"
+    advice = "choose fewer adapters"
+
+    def get(self, base: PreTrainedModel, source: PaneSource, in_use: Collection[str]) -> Attached:
+        """Returns the source attached to the base; a file that was replaced is loaded again.
+
+        Raises `FtlabError` if its weights are missing, damaged, made for another shape, or too
+        large besides those of `in_use`.
+        """
+        version, size = _weights_file(source)
+        put = put_part if source.is_part else attach
+        return self._get(source, version, size, in_use, lambda: put(base, source))
 
 
 LOADING_AGAIN = "Loading the base model again …"
@@ -229,8 +278,8 @@ class Answering:
             self.send(prompt, update)
 
 
-ADAPTERS_KEPT = 12
-"""Maximum number of adapters and trained parts kept loaded; each holds only its own weights."""
+ADAPTERS_SHARE = 0.25
+"""Maximum share of the device memory for adapters, as large as their files: dozens of them."""
 
 FULL_MODELS_SHARE = 0.5
 """Maximum share of the device memory for full fine-tunings, which have their own weights."""
@@ -258,9 +307,12 @@ class Engine:
         self._base: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._marks: Marks = {}
-        self._adapters: OrderedDict[tuple[str, int], Attached] = OrderedDict()
+        free = partial(free_on, device)
+        self.adapters = Adapters(device, free, self._share(ADAPTERS_SHARE))
         self._rows: RowAdapters | None = None
-        self.full_models = FullModels(device, self._free_bytes, self._full_limit())
+        self.full_models = FullModels(
+            device, partial(free_on, device), self._share(FULL_MODELS_SHARE)
+        )
 
     def answer(self, request: GenerateRequest, send: Send, check: Check) -> None:
         """Answers the prompt in every pane; `send` receives the updates.
@@ -372,7 +424,7 @@ class Engine:
     def unload(self) -> None:
         """Frees all models."""
         self._resident = self._base = self._tokenizer = self._rows = None
-        self._adapters.clear()
+        self.adapters.clear()
         self.full_models.clear()
         give_back_memory(self.device)
 
@@ -403,13 +455,7 @@ class Engine:
             return Attached(LowRank())
         if not (source.is_adapter or source.is_part):
             return self.full_models.get(source, held_in(self._resident[1])[0], in_use)
-        key = (source.name, _changed(source))
-        if key not in self._adapters:
-            self._adapters[key] = (put_part if source.is_part else attach)(self.base, source)
-            if len(self._adapters) > ADAPTERS_KEPT:
-                self._adapters.popitem(last=False)
-        self._adapters.move_to_end(key)
-        return self._adapters[key]
+        return self.adapters.get(self.base, source, in_use)
 
     def _attach(self, job: Answering, lineup: LineUp) -> list[LoadedPane]:
         """Attaches the sources; returns the panes that can answer, reports errors in the others."""
@@ -475,16 +521,19 @@ class Engine:
             self._rows = RowAdapters(self.base, wanted)
         return self._rows, time.perf_counter() - began
 
-    def _free_bytes(self) -> int | None:
+    def _share(self, share: float) -> int:
+        """That share of the device's memory, in bytes."""
         if self.device.type == "cuda":
-            kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-            return int(torch.cuda.mem_get_info()[0]) + kept
-        return free_bytes(resolve_device(CPU))
+            return int(share * torch.cuda.mem_get_info()[1])
+        return int(share * resolve_device(CPU).memory_bytes)
 
-    def _full_limit(self) -> int:
-        if self.device.type == "cuda":
-            return int(FULL_MODELS_SHARE * torch.cuda.mem_get_info()[1])
-        return int(FULL_MODELS_SHARE * resolve_device(CPU).memory_bytes)
+
+def free_on(device: torch.device) -> int | None:
+    """Bytes free on the device, with those that torch holds unused; `None` if unknown."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return int(torch.cuda.mem_get_info()[0]) + kept
+    return free_bytes(resolve_device(CPU))
 
 
 def held_in(precision: Precision) -> tuple[DtypePolicy, BasePrecision | None]:
@@ -492,11 +541,12 @@ def held_in(precision: Precision) -> tuple[DtypePolicy, BasePrecision | None]:
     return ("bf16", "nf4") if precision == "nf4" else (precision, None)
 
 
-def _changed(source: PaneSource) -> int:
-    """The weights file's modification time, as a cache key: a replaced file is another adapter."""
+def _weights_file(source: PaneSource) -> tuple[int, int]:
+    """The weights file's modification time, since a replaced file is another source, and its size;
+    (0, 0) if it cannot be read: loading reports the error."""
     assert source.folder is not None
     try:
-        name = WEIGHTS if source.is_part else WEIGHTS_FILE
-        return (source.folder / name).stat().st_mtime_ns
+        found = (source.folder / (WEIGHTS if source.is_part else WEIGHTS_FILE)).stat()
     except OSError:
-        return 0  # loading reports the error
+        return 0, 0
+    return found.st_mtime_ns, found.st_size

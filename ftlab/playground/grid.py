@@ -28,7 +28,7 @@ from ftlab.basics.processes import is_alive, python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
 from ftlab.playground.panes import line_up
-from ftlab.playground.requests import GenerateRequest, validate_generate
+from ftlab.playground.requests import MAX_GRID_PANES, GenerateRequest, validate_generate
 from ftlab.records.job import InFolder, StartedJob
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter
 from ftlab.records.run import check_writable, read_json_lines, write_atomically
@@ -321,7 +321,7 @@ def validate_grid(grid: GridRequest, runs_folder: Path) -> list[FieldError]:
     """
     return [
         # The prompt of this request is "": the grid has its own prompts.
-        *(error for error in validate_generate(grid.request) if error.field != "prompt"),
+        *(e for e in validate_generate(grid.request, MAX_GRID_PANES) if e.field != "prompt"),
         *_panes(grid, runs_folder),
         *_prompts(grid.prompts),
         *(validate_task(grid.task) if grid.task else []),
@@ -329,7 +329,7 @@ def validate_grid(grid: GridRequest, runs_folder: Path) -> list[FieldError]:
 
 
 def _panes(grid: GridRequest, runs_folder: Path) -> Iterator[FieldError]:
-    problems = line_up(grid.panes, grid.request.model, runs_folder).problems
+    problems = line_up(grid.panes[:MAX_GRID_PANES], grid.request.model, runs_folder).problems
     for problem in dict.fromkeys(problems.values()):
         yield FieldError("panes", problem)
     if grid.request.histories:

@@ -140,6 +140,12 @@ def all_sources(runs: Sequence[Run], runs_folder: Path) -> list[PaneSource]:
     return [base_source(), *able, *uploaded_sources(runs_folder), *shipped_sources()]
 
 
+def adapters_on(model: str, sources: Iterable[PaneSource], most: int) -> list[str]:
+    """The names of the first `most` adapters and trained parts that can answer on that base."""
+    able = [s for s in sources if (s.is_adapter or s.is_part) and not wrong_base(s, model)]
+    return [source.name for source in able[:most]]
+
+
 def shipped_folder() -> Path:
     return assets_folder() / "adapters"
 

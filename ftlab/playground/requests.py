@@ -139,19 +139,21 @@ def update_from_json(data: dict[str, Any]) -> PaneUpdate:
 
 
 MAX_PANES = 6
+MAX_GRID_PANES = 65
+"""The base and 64 adapters, whose answers no screen has to show side by side."""
 
 
-def validate_generate(request: GenerateRequest) -> list[FieldError]:
+def validate_generate(request: GenerateRequest, most: int = MAX_PANES) -> list[FieldError]:
     """Returns every invalid field with a sentence: the value, the rule and how to correct it."""
-    return [*_errors(request), *errors_in(request)]
+    return [*_errors(request, most), *errors_in(request)]
 
 
-def _errors(request: GenerateRequest) -> Iterator[FieldError]:
+def _errors(request: GenerateRequest, most: int) -> Iterator[FieldError]:
     count = len(request.panes)
-    if not 1 <= count <= MAX_PANES:
+    if not 1 <= count <= most:
         yield FieldError(
             "panes",
-            f"{count} panes are chosen; choose 1 to {MAX_PANES}: '{BASE}' or finished runs.",
+            f"{count} panes are chosen; choose 1 to {most}: '{BASE}' or finished runs.",
         )
     if request.histories and len(request.histories) != count:
         yield FieldError(
@@ -180,7 +182,7 @@ def check_named(panes: Sequence[str], model: str | None, runs_folder: Path, acce
     """
     if access.folders is None and access.may_ask_hub:
         return
-    lineup = line_up(panes[:MAX_PANES], None, runs_folder)
+    lineup = line_up(panes[:MAX_GRID_PANES], None, runs_folder)
     wanted = model or lineup.model
     if any(source.sweep_id and source.model == wanted for source in lineup.found.values()):
         return

@@ -287,7 +287,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("runs_folder", type=Path)
     parser.add_argument("--idle-seconds", type=float, default=IDLE_SECONDS)
     options = parser.parse_args(arguments)
-    write = _writer()
+    write = line_writer()
     progress = Progress(Watchdog())
     requests = Requests(progress.heard_stop)
     device = resolve_device("auto")
@@ -296,7 +296,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _writer() -> Write:
+def line_writer() -> Write:
     """Reserves stdout for updates; output that libraries print goes to stderr, the log."""
     sys.stdout.flush()
     updates = os.fdopen(os.dup(1), "wb")

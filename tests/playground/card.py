@@ -65,7 +65,7 @@ class Card:
         """Everything that the engine holds now."""
         made = self.made
         self.watch("base", made.base)
-        for (name, _), attached in made._adapters.items():
+        for (name, _), (attached, _) in made.adapters._held.items():
             self.watch(name, attached)
             self.watch(f"model of {name}", attached.model or attached.low_rank)
         if made._rows is not None:

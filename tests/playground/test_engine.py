@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from ftlab.basics.errors import FtlabError
 from ftlab.playground import engine as engine_module
 from ftlab.playground.attach import Attached
-from ftlab.playground.engine import ADAPTERS_KEPT, Engine, FullModels
-from ftlab.playground.panes import PaneSource, find_source
+from ftlab.playground.engine import FULL_MODELS_SHARE, Adapters, Engine, FullModels, free_on
+from ftlab.playground.panes import WEIGHTS_FILE, PaneSource, find_source
 from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
 from ftlab.tasks.spec import Message
 from tests.playground.asking import answers_of, finals, logits, texts, updates_of
@@ -292,20 +293,30 @@ def test_another_base_or_precision_takes_the_place_of_the_first(
     assert engine.base is base, "the same folder under another name is the same model"
     finals(engine, replace(ask, model=str(copied)))
     assert engine.base is not base
-    assert not engine._adapters
+    assert not engine.adapters.names
     base = engine.base
     finals(engine, replace(ask, model=str(copied), precision="bf16"))
     assert engine.base is not base
     assert engine.base.dtype is torch.bfloat16
 
 
-def test_only_the_latest_adapters_stay_loaded(engine: Engine, add_adapter: AddAdapter) -> None:
-    names = [add_adapter("prompt_tuning", seed=seed).name for seed in range(ADAPTERS_KEPT + 1)]
-    loaded = [engine.attached(find_source(engine.runs_folder, name)) for name in names]
-    assert [name for name, _ in engine._adapters] == names[1:]
-    again = engine.attached(find_source(engine.runs_folder, names[1]))
-    assert again is loaded[1]
-    assert list(engine._adapters)[-1][0] == names[1], "the one just used is the last to go"
+def test_adapters_stay_loaded_within_their_share_of_the_memory(
+    engine: Engine, add_adapter: AddAdapter
+) -> None:
+    added = [add_adapter("prompt_tuning", seed=seed) for seed in range(20)]
+    names = [adapter.name for adapter in added]
+    size = (added[0].folder / WEIGHTS_FILE).stat().st_size
+    engine.adapters = Adapters(engine.device, lambda: None, limit=19 * size)
+
+    def attached(name: str, *in_use: str) -> Attached:
+        return engine.attached(find_source(engine.runs_folder, name), in_use)
+
+    loaded = [attached(name) for name in names]
+    assert engine.adapters.names == names[1:]
+    assert attached(names[1]) is loaded[1]
+    assert engine.adapters.names[-1] == names[1], "the one just used is the last to go"
+    with pytest.raises(FtlabError, match=r"no memory for another adapter: .+ fewer adapters"):
+        attached(names[0], *names)
 
 
 def test_another_file_under_the_same_name_is_another_adapter(
@@ -346,7 +357,7 @@ def test_a_note_shows_another_precision_than_in_training(
 def test_free_memory_and_the_limit_of_full_models_are_plausible(
     engine: Engine,
 ) -> None:
-    free = engine._free_bytes()
+    free = free_on(engine.device)
     assert free is not None
     assert free > 50 << 20
-    assert engine._full_limit() > free // 4
+    assert engine._share(FULL_MODELS_SHARE) > free // 4

@@ -351,6 +351,6 @@ def test_models_of_other_architectures_answer_as_alone(
         spelt(model, generated(load_plain(model, adapter), ids, 12))
         for adapter in (first.folder, None, second.folder)
     ]
-    assert [bool(one.low_rank) for one in engine._adapters.values()] == [shares, shares]
+    assert [bool(one.low_rank) for one, _ in engine.adapters._held.values()] == [shares, shares]
     assert found[1].next_token is None, "the base is not compared with itself"
     assert found[0].next_token is not None

@@ -397,7 +397,7 @@ def slow_step(lane, tokens, step=Lane.step):
 Lane.step = slow_step
 torch.set_num_threads(1)
 progress = worker.Progress(Signs())
-write, requests = worker._writer(), worker.Requests(progress.heard_stop)
+write, requests = worker.line_writer(), worker.Requests(progress.heard_stop)
 engines = OnCard(Path(sys.argv[1]), Device("cuda:0", "Card 0", 8 * 10**9))
 worker.serve(requests, engines, write, 60, progress)
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -9,6 +10,7 @@ import pandas as pd
 
 from ftlab.basics import units
 from ftlab.basics.words import join_names
+from ftlab.charts.served import served_figure
 from ftlab.charts.serving import (
     FIRST,
     MOST,
@@ -19,11 +21,15 @@ from ftlab.charts.serving import (
     without_file,
 )
 from ftlab.charts.spec import Facts, worded
+from ftlab.methods.families.full import FULL
+from ftlab.models.reference import parse_model
+from ftlab.records.serving import ServingPoint, ServingRecord, record_of, serving_records
 from ftlab.records.store import SweepData
 from ftlab.tabs.compare.layout import Section
 from ftlab.tabs.compare.view import image_buttons, unlike_html
 from ftlab.tabs.context import NO_OVERLAY, AppContext
-from ftlab.tabs.widgets import H, chip, escape, field_error, heading, plural, swatch
+from ftlab.tabs.widgets import H, chip, escape, field_error, heading, note_html, plural, swatch
+from ftlab.tabs.widgets import table as html_table
 
 STOPS = (
     1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50, 60, 80, 100, 120, 150, 200, 250, 300, 400,
@@ -59,6 +65,9 @@ def build(context: AppContext) -> Section:
         wrong = H()
         figure = gr.Plot(show_label=False, container=False, elem_classes="ft-fig")
         notes = H()
+        served = H()
+        curve = gr.Plot(show_label=False, container=False, elem_classes="ft-fig", visible=False)
+        numbers = H()
 
     def draw(data: tuple[pd.DataFrame, str] | None, count: int) -> list[Any]:
         if data is None:
@@ -86,9 +95,18 @@ def build(context: AppContext) -> Section:
     shown.change(draw, [shown, customers], drawn, concurrency_limit=None, **quiet)
 
     def show(data: SweepData) -> list[Any]:
-        return [(data.table, data.origin)]
+        record = measured_of(data.table, serving_records(context.runs_folder))
+        drawn = gr.Plot(visible=False)
+        if record is not None:
+            drawn = gr.Plot(served_figure(record), visible=True)
+        return [
+            (data.table, data.origin),
+            served_html(record, data),
+            drawn,
+            "" if record is None else numbers_html(record),
+        ]
 
-    return Section((shown,), show)
+    return Section((shown, served, curve, numbers), show)
 
 
 def read_customers(given: Any) -> tuple[int | None, str]:
@@ -188,3 +206,72 @@ def _words(table: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
             f"{len(rows) - 1} adapters."
         )
     return words
+
+
+def measured_of(table: pd.DataFrame, records: Sequence[ServingRecord]) -> ServingRecord | None:
+    """The measurement of this sweep's best adapter that has one; `None` if none was measured."""
+    models = {parse_model(str(model)).name for model in table["model"].dropna()}
+    for row in serving_rows(table, 1).itertuples():
+        for model in models:
+            found = record_of(records, model, row.method, row.file_bytes)
+            if found is not None:
+                return found
+    return None
+
+
+def served_html(record: ServingRecord | None, data: SweepData) -> str:
+    """HTML: what was measured as a heading; else the command that measures it."""
+    if record is not None:
+        machine = str(record.environment.get("device", ""))
+        words = ", ".join(filter(None, [record.origin, machine]))
+        return heading(
+            record.sentence,
+            chip(words, record.origin, "Measured with the models in memory, not added up"),
+            sub="Models in memory at once, each with weights of its own: one prompt a model, "
+            f"{record.new_tokens} tokens an answer",
+        )
+    rows = serving_rows(data.table, 1)
+    if data.origin != "measured" or len(rows) < 2:
+        return ""
+    best = data.table[data.table["variant"] == rows.iloc[1]["variant"]]
+    run_id = best[best["status"] == "done"].iloc[0]["run_id"]
+    return note_html(
+        "These are sums of file sizes. To measure memory, loading and answers a second of 1 to 64 "
+        f"adapters and full models: python -m ftlab serving {run_id}"
+    )
+
+
+def numbers_html(record: ServingRecord) -> str:
+    """HTML: a row for each number of models, adapters beside full models."""
+    full = {point.count: point for point in record.full_models}
+    rows = [
+        [
+            f"{point.count:,}",
+            *_cells(point),
+            units.format_seconds(point.swap_seconds),
+            *_cells(full.get(point.count)),
+        ]
+        for point in record.adapters
+    ]
+    adapter = [f"{record.label}, {head}" for head in (*_HEADS, "swap")]
+    heads = ["Models", *adapter, *(f"full models, {head}" for head in _HEADS)]
+    keys = (
+        f'<p class="meta keys"><span>{swatch(record.method)}{escape(record.label)} on one base'
+        f"</span><span>{swatch(FULL.id)}full models</span></p>"
+    )
+    words = (
+        "Loading is reading all of them, swap the time between two prompts until all that are "
+        "loaded can answer."
+    )
+    stopped = f" The full models end there: {record.stopped}." if record.stopped else ""
+    return keys + html_table(heads, rows) + note_html(words + stopped)
+
+
+_HEADS = ("memory", "loading", "answers/s")
+
+
+def _cells(point: ServingPoint | None) -> list[str]:
+    if point is None:
+        return ["–"] * len(_HEADS)
+    memory = "–" if point.memory_bytes is None else units.format_bytes(point.memory_bytes)
+    return [memory, units.format_seconds(point.load_seconds), f"{point.answers_per_second:.2f}"]

@@ -27,10 +27,11 @@ from ftlab.playground.grid import (
     start_grid,
 )
 from ftlab.playground.grid_table import prompts_of_file, read_prompts, write_csv
-from ftlab.playground.requests import check_named
+from ftlab.playground.panes import BASE, adapters_on, all_sources, line_up
+from ftlab.playground.requests import MAX_GRID_PANES, check_named
 from ftlab.records.result import OPEN
 from ftlab.records.run import write_atomically
-from ftlab.records.store import Run
+from ftlab.records.store import Run, RunStore
 from ftlab.share.report_sections import grid_page, grid_section
 from ftlab.tabs.context import NO_OVERLAY, AppContext, opened
 from ftlab.tabs.playground.session import SINGLE
@@ -52,13 +53,17 @@ from ftlab.tasks.registry import TASKS
 
 _TASK: TypeAdapter[TaskReference] = TypeAdapter(TaskReference)
 
+PANES, ALL = "panes", "all"
+ANSWERED_BY = [("The panes above", PANES), ("All adapters on their base", ALL)]
+
 HELD_OUT, TYPED, UPLOADED = "held-out", "typed", "uploaded"
 SOURCES = [("Test examples", HELD_OUT), ("Typed", TYPED), ("Uploaded", UPLOADED)]
 
 NO_GRID = blank(
     "No prompt grid yet.",
-    "Choose a task's test examples, or your own prompts, and press Run grid: every pane "
-    "answers all of them, and the answers are scored, saved and ready to send.",
+    "Choose a task's test examples, or your own prompts, and press Run grid: every pane, or every "
+    "adapter on their base, answers all of them, and the answers are scored, saved and ready to "
+    "send.",
 )
 
 
@@ -115,6 +120,13 @@ def grid_request(
             f"No test examples of '{reference.label}' can be read here; choose another task."
         )
     return GridRequest(settings, tuple(prompts), reference)
+
+
+def all_on_base(panes: Sequence[str], model: str | None, store: RunStore) -> list[str]:
+    """The base of these panes, and every adapter on it, newest first, as many as a grid takes."""
+    base = model or line_up(panes, None, store.folder).model
+    sources = all_sources(store.runs(), store.folder)
+    return [BASE, *adapters_on(base, sources, MAX_GRID_PANES - 1)]
 
 
 def grid_choices(runs_folder: Path) -> list[tuple[str, str]]:
@@ -192,6 +204,10 @@ def build(
                 gr.Dropdown, task_choices(context.store.runs()), value="sql", label="Task", scale=0,
                 min_width=170, **BARE,
             )  # fmt: skip
+            by = live(
+                gr.Radio, ANSWERED_BY, value=PANES, label="Answered by", elem_classes="ft-seg",
+                scale=0, min_width=330, **BARE,
+            )  # fmt: skip
             number = live(gr.Number, 20, label="Examples", scale=0, min_width=80, **BARE)
             run = small_button("Run grid", 96, variant="primary", elem_id="pg-grid-run")
             cancel = small_button("Cancel", 80, variant="stop", visible=False)
@@ -218,10 +234,12 @@ def build(
         places = (HELD_OUT, HELD_OUT, TYPED, UPLOADED)
         return [gr.update(visible=source == place) for place in places]
 
-    def start(source: str, task: str, number: Any, typed: str, upload: str | None,
+    def start(source: str, task: str, number: Any, typed: str, upload: str | None, by: str,
               model: str | None, count: int, *rest: Any) -> list[Any]:  # fmt: skip
         panes = [pane for pane in rest[: len(choosers)][:count] if pane]
         try:
+            if by == ALL:
+                panes = all_on_base(panes, model, context.store)
             values = rest[len(choosers) :]
             request = grid_request(
                 source, task, number, typed, upload, model, panes, values, context
@@ -269,7 +287,7 @@ def build(
     source.change(choose_source, source, [task, number, typed, upload], **_PRIVATE)
     run.click(
         start,
-        [source, task, number, typed, upload, model, count, *choosers, *settings],
+        [source, task, number, typed, upload, by, model, count, *choosers, *settings],
         [error, *view],
         **_PRIVATE,
     )

@@ -144,3 +144,18 @@ def test_ctrl_c_cancels_the_grid_and_keeps_its_answers(
     assert status == 1
     assert "0 of 2 answered" in out
     assert "the grid is cancelled: Cancelled by the person." in err
+
+
+def test_all_is_the_base_and_every_adapter_on_it(
+    engine: FakeEngine, prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    made = make_run(runs, "lora")
+    made.adapter.mkdir(exist_ok=True)
+    status, _, err = run(
+        capsys, "--runs", "all", "--prompts", prompts, "--runs-dir", str(runs), "--json"
+    )
+    assert status == 0, err
+    (grid,) = list_grids(runs)
+    assert grid.request().panes[:2] == ("base", made.run_id)
+    assert "shipped:sql" in grid.request().panes

@@ -11,7 +11,7 @@ import pytest
 from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.grid import MAX_PROMPTS, GridRequest, list_grids, start_grid, validate_grid
-from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.requests import MAX_GRID_PANES, GenerateRequest
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.spec import Message
 from tests.fakes import make_run
@@ -37,6 +37,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         (make_request(["a" * 100_001], **BASE_ONLY), "prompts", "Prompt 1 has 100,001 characters"),
         (make_request(temperature=9, **BASE_ONLY), "temperature", "9"),
         (make_request(panes=()), "panes", "0 panes"),
+        (make_request(panes=("base",) * 66), "panes", "66 panes are chosen; choose 1 to 65"),
         (make_request(**(BASE_ONLY | {"labels": ("a", "b")})), "labels", "2 labels for 1 panes"),
         (make_request(task=TaskReference("bundled", "sqll"), **BASE_ONLY), "task.id", "sqll"),
         (
@@ -54,7 +55,9 @@ def test_a_wrong_field_is_named_with_the_rule(
 
 
 def test_a_grid_as_large_as_may_be_is_fine(tmp_path: Path) -> None:
-    assert validate_grid(make_request(["a"] * MAX_PROMPTS, **BASE_ONLY), tmp_path) == []
+    panes = ("base",) * MAX_GRID_PANES
+    largest = make_request(["a"] * MAX_PROMPTS, **(BASE_ONLY | {"panes": panes}))
+    assert validate_grid(largest, tmp_path) == []
 
 
 def test_a_pane_that_cannot_answer_is_refused_and_nothing_is_written(

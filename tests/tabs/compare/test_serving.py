@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import gradio as gr
 import pandas as pd
 import pytest
 
+from ftlab.charts.serving import serving_rows
+from ftlab.models.reference import parse_model
 from ftlab.playground.client import PlaygroundClient
+from ftlab.records import serving
+from ftlab.records.serving import keep_record, serving_records
 from ftlab.records.store import RunStore, sweep_data
 from ftlab.tabs.compare import serving as compare_serving
 from ftlab.tabs.compare.serving import (
@@ -11,12 +17,16 @@ from ftlab.tabs.compare.serving import (
     STOPS,
     chooser_html,
     has_figure,
+    measured_of,
     notes_html,
+    numbers_html,
     read_customers,
+    served_html,
     title_html,
 )
 from ftlab.tabs.context import AppContext
 from tests.fakes import SWEEP, make_run, make_sweep
+from tests.records.test_serving import RECORD
 
 
 @pytest.mark.parametrize(("given", "count"), [("1", 1), ("100", 100), (1000, 1000), ("7.0", 7)])
@@ -101,7 +111,7 @@ def built(folder):
 def test_the_section_is_given_the_sweep_once_and_moves_of_the_slider_read_no_store(tmp_path):
     make_sweep(tmp_path)
     section, move = built(tmp_path)
-    (shown,) = section.show(sweep_data(RunStore(tmp_path), SWEEP))
+    shown, *_ = section.show(sweep_data(RunStore(tmp_path), SWEEP))
     for run in tmp_path.glob("*/*.json"):
         run.unlink()
     count, wrong, title, figure, _ = move(shown, "10")
@@ -120,3 +130,47 @@ def test_a_wrong_number_is_said_and_leaves_the_figure_as_it_is(tmp_path):
 def test_before_a_sweep_is_shown_a_move_only_keeps_the_number(tmp_path):
     _, move = built(tmp_path)
     assert move(None, "3") == [3, "", *[gr.skip()] * 3]
+
+
+@pytest.fixture
+def served(tmp_path, monkeypatch):
+    """A sweep whose LoRA was measured, and its data."""
+    monkeypatch.setattr(serving, "shipped_file", lambda: tmp_path / "none.json")
+    make_sweep(tmp_path)
+    data = sweep_data(RunStore(tmp_path), SWEEP)
+    lora = data.table[data.table["method"] == "lora"].iloc[0]
+    model = parse_model(lora["model"]).name
+    return data, replace(RECORD, model=model, file_bytes=int(lora["adapter_bytes"]))
+
+
+def test_what_was_measured_is_found_for_the_sweeps_adapters_and_shown_by_count(served, tmp_path):
+    data, record = served
+    assert measured_of(data.table, serving_records(tmp_path)) is None
+    keep_record(record, tmp_path)
+    found = measured_of(data.table, serving_records(tmp_path))
+    assert found == record
+    assert "64 LoRA adapters on one base took 420 MB" in served_html(found, data)
+    html = numbers_html(found)
+    assert html.count("<tr>") == 1 + 2
+    assert "LoRA, memory" in html
+    assert "full models, answers/s" in html
+    assert "LoRA on one base" in html
+    assert '<span class="chip measured"' in served_html(found, data)
+    assert "<td>8.00</td>" in html
+    assert html.count("<td>–</td>") == 3, "64 full models were not measured"
+
+
+@pytest.mark.parametrize(("origin", "is_named"), [("measured", True), ("recorded", False)])
+def test_without_a_measurement_the_command_for_the_best_adapter_is_named(served, origin, is_named):
+    data, _ = served
+    html = served_html(None, replace(data, origin=origin))
+    best = serving_rows(data.table, 1).iloc[1]["variant"]
+    run = data.table[data.table["variant"] == best].iloc[0]["run_id"]
+    assert (f"python -m ftlab serving {run}" in html) == is_named
+
+
+def test_where_the_full_models_ended_is_said(served):
+    _, record = served
+    assert "The full models end there: no memory." in numbers_html(
+        replace(record, stopped="no memory")
+    )

@@ -21,6 +21,7 @@ from ftlab.tabs.playground.grid import (
     HELD_OUT,
     TYPED,
     UPLOADED,
+    all_on_base,
     chosen_task,
     export_files,
     grid_choices,
@@ -195,3 +196,17 @@ def test_both_exports_are_written_for_download_and_named_after_the_grid(tmp_path
     written = [file.stat().st_mtime_ns for file in files]
     assert export_files(grid) == [str(file) for file in files]
     assert [file.stat().st_mtime_ns for file in files] == written, "not written again"
+
+
+def test_all_adapters_on_the_panes_base_answer_newest_first_and_no_others(
+    context: AppContext, tmp_path: Path
+) -> None:
+    runs = [make_run(tmp_path, method, run_id=f"20261125-120000-ab12-0{i}-{method}")
+            for i, method in enumerate(("lora", "full", "ia3"))]  # fmt: skip
+    make_run(tmp_path, "dora", model="other/model")
+    make_run(tmp_path, "vera", "failed")
+    for run in runs:
+        run.adapter.mkdir(exist_ok=True)
+    found = all_on_base(["base", runs[0].run_id], None, context.store)
+    assert found[:3] == ["base", runs[2].run_id, runs[0].run_id]
+    assert all(name.startswith("shipped:") for name in found[3:])
