@@ -16,6 +16,7 @@ from ftlab.basics.files import UnsuitableFile, person_path, read_plain
 from ftlab.basics.words import inert, plural
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest
 from ftlab.playground.panes import BASE
+from ftlab.playground.requests import MAX_PANES
 from ftlab.records.differences import (
     PairedDifference,
     paired_difference,
@@ -156,27 +157,40 @@ def headline(grid: GridDirectory) -> str:
     """Describes the grid in one sentence; claims a difference only if its interval shows it.
 
     Example: "LoRA answers 14 of 20 test questions; Base 6."; for a graded metric, mean scores.
-    Without scores it gives the number of answers.
+    Without scores it gives the number of answers. Of more panes than a screen shows, it names the
+    best and the base.
     """
     panes = summary(grid)
     if not any(pane.scored for pane in panes):
         return _without_scores(grid.request(), panes)
-    order = sorted(
-        (pane for pane in panes if pane.score is not None), key=lambda pane: -(pane.score or 0.0)
-    )
+    order = by_score([pane for pane in panes if pane.score is not None])
+    named = foremost(order)
+    others = f"; {len(order) - len(named)} more" if len(named) < len(order) else ""
+    order = named
     parts = [_part(pane, order[0]) for pane in order]
     gains = [pane.gain for pane in order if pane.gain]
     if not gains:
-        return f"{'; '.join(parts)}."
+        return f"{'; '.join(parts)}{others}."
     if not any(gain.is_shown for gain in gains):
-        return f"{', '.join(parts)}: no difference shown."
+        return f"{', '.join(parts)}: no difference shown{others}."
     doubts = [
         f" (no difference from {pane.gain.over} shown)"
         if pane.gain and not pane.gain.is_shown
         else ""
         for pane in order
     ]
-    return f"{'; '.join(part + doubt for part, doubt in zip(parts, doubts, strict=True))}."
+    said = "; ".join(part + doubt for part, doubt in zip(parts, doubts, strict=True))
+    return f"{said}{others}."
+
+
+def by_score(panes: Sequence[PaneSummary]) -> list[PaneSummary]:
+    """The best first; those without a score are last, in their own order."""
+    return sorted(panes, key=lambda pane: 1.0 if pane.score is None else -pane.score)
+
+
+def foremost(panes: Sequence[PaneSummary]) -> list[PaneSummary]:
+    """As many of them as a screen shows side by side, and the base."""
+    return [pane for place, pane in enumerate(panes) if place < MAX_PANES or pane.name == BASE]
 
 
 def _part(pane: PaneSummary, first: PaneSummary) -> str:

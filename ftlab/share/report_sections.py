@@ -27,8 +27,16 @@ from ftlab.jobs.launch import requests_of
 from ftlab.methods.variant import Variant, format_variant
 from ftlab.models.reference import BUNDLED_ID, model_label
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest
-from ftlab.playground.grid_table import PaneSummary, by_place, headline, pane_labels, summary
-from ftlab.playground.requests import GenerateRequest
+from ftlab.playground.grid_table import (
+    PaneSummary,
+    by_place,
+    by_score,
+    foremost,
+    headline,
+    pane_labels,
+    summary,
+)
+from ftlab.playground.requests import MAX_PANES, GenerateRequest
 from ftlab.records.comparability import Comparability, comparability_of_runs
 from ftlab.records.differences import RULE
 from ftlab.records.metrics import METRICS
@@ -666,13 +674,29 @@ def grid_section(grid: GridDirectory) -> str:
 
     An unfinished grid shows the answers so far.
     """
+    panes = summary(grid)
+    order = by_score(panes) if len(panes) > MAX_PANES else panes
+    shown = foremost(order)
     parts = [
         Markup("<h2>{}</h2>").format(headline(grid)),
         small_print(settings_line(grid)),
-        _summary_table(summary(grid)),
-        _answers(grid.request(), grid.cells()),
+        _summary_table(order),
+        small_print(_of_many(panes, shown)) if len(shown) < len(panes) else NOTHING,
+        _answers(grid.request(), grid.cells(), [pane.pane for pane in shown]),
     ]
     return str(NOTHING.join(parts))
+
+
+def _of_many(panes: Sequence[PaneSummary], shown: Sequence[PaneSummary]) -> str:
+    """What more panes than fit side by side mean for intervals and answers."""
+    words = f"The answers of {len(shown)} of {len(panes)} panes follow; the CSV has all."
+    compared = sum(pane.gain is not None for pane in panes)
+    if not compared:
+        return words
+    return (
+        f"Each interval is of one comparison: of {compared}, 5 % miss the true difference by "
+        f"chance. {words}"
+    )
 
 
 def settings_line(grid: GridDirectory) -> str:
@@ -741,11 +765,12 @@ def _gain(pane: PaneSummary) -> str:
     return f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]" if gain else units.DASH
 
 
-def _answers(request: GridRequest, cells: list[Cell]) -> Markup:
-    places, labels = by_place(cells), pane_labels(request)
+def _answers(request: GridRequest, cells: list[Cell], panes: Sequence[int]) -> Markup:
+    """A row for each prompt, a column for each of those panes."""
+    every = pane_labels(request)
+    places, labels = by_place(cells), [(pane, every[pane]) for pane in panes]
     heads = each(
-        "<th>{}</th>",
-        ((Markup(named(request.method(pane), label)),) for pane, label in enumerate(labels)),
+        "<th>{}</th>", ((Markup(named(request.method(pane), label)),) for pane, label in labels)
     )
     rows = NOTHING.join(
         Markup(
@@ -756,7 +781,7 @@ def _answers(request: GridRequest, cells: list[Cell]) -> Markup:
             prompt,
             each(
                 '<td data-label="{}">{}</td>',
-                ((label, _answer(places.get((number, pane)))) for pane, label in enumerate(labels)),
+                ((label, _answer(places.get((number, pane)))) for pane, label in labels),
             ),
         )
         for number, prompt in enumerate(request.prompts)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftlab.playground.grid import Cell
+from ftlab.playground.grid import Cell, GridDirectory
 from ftlab.playground.grid_table import headline, pane_labels, summary, to_table
+from ftlab.share.report_sections import grid_section
 from tests.playground.grid.fakes import make_grid, make_request, scored_grid
 
 
@@ -114,6 +116,30 @@ def test_the_headline_claims_only_differences_that_are_shown(
     scores: list[list[float]], request_: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     assert headline(scored_grid(tmp_path, scores, **request_)) == said
+
+
+def many(folder: Path, best: int) -> GridDirectory:
+    """The base and 20 adapters; number `best` is right on all of 20 prompts, the others on 10."""
+    names = [f"a{number}" for number in range(20)]
+    scores = [ones(2), *(ones(20 if number == best else 10) for number in range(20))]
+    return scored_grid(folder, scores, panes=("base", *names), labels=("Base", *names), methods=())
+
+
+def test_of_many_panes_the_headline_names_the_best_and_the_base(tmp_path: Path) -> None:
+    said = headline(many(tmp_path, best=17))
+    assert said.startswith("a17 answers 20 of 20 test questions; a0 10; ")
+    assert said.endswith("; a4 10; Base 2; 14 more.")
+
+
+def test_of_many_panes_the_page_has_all_scores_but_only_the_first_answers(tmp_path: Path) -> None:
+    html = grid_section(many(tmp_path, best=17))
+    table, answers = html.split('class="answers', 1)
+    rows = re.findall(r"<b>(\w+)</b>", table)
+    assert rows[0] == "a17"
+    assert len(rows) == 21
+    assert "of 20, 5 % miss the true difference by chance" in table
+    assert "The answers of 7 of 21 panes follow; the CSV has all." in table
+    assert re.findall(r"<b>(\w+)</b>", answers) == ["a17", "a0", "a1", "a2", "a3", "a4", "Base"]
 
 
 def test_without_the_base_the_others_are_compared_with_the_first_pane(tmp_path: Path) -> None:
