@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.words import printable
+from ftlab.basics.words import plural, printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import say
@@ -77,10 +77,18 @@ def request_from(options: argparse.Namespace) -> GridRequest:
 
 def _every(options: argparse.Namespace) -> list[str]:
     """The base, and every adapter on it, newest first, as many as a grid takes."""
+    if options.base_is:
+        raise FtlabError("--runs all takes the adapters on --model; leave --base-is out.")
     store = RunStore(options.runs_dir.resolve())
-    sources = all_sources(store.runs(), store.folder)
     model = parse_model(options.model or BUNDLED_ID).name
-    return [BASE, *adapters_on(model, sources, MAX_GRID_PANES - 1)]
+    found = adapters_on(model, all_sources(store.runs(), store.folder))
+    if not found:
+        raise FtlabError(
+            f"There is no adapter on {model} here; name its base with --model, or train one."
+        )
+    taken = found[: MAX_GRID_PANES - 1]
+    say(f"the base and {plural(len(taken), 'adapter')} of {len(found)} on {model}")
+    return [BASE, *taken]
 
 
 def held_out_prompts(task: TaskReference, count: int) -> list[str]:

@@ -30,9 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     folder = options.runs_dir.resolve()
-    for run_id in options.ids:
-        ask_to_resume(find_run(folder, run_id))
+    runs = [find_run(folder, run_id) for run_id in options.ids]
     took = _time(RunStore(folder), options.ids)
+    for run in runs:
+        ask_to_resume(run)
     start_dispatcher(folder)
     print(f"{len(options.ids)} queued to resume; `python -m ftlab runs` shows their progress.")
     if took is not None:
@@ -41,11 +42,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _time(store: RunStore, ids: Sequence[str]) -> str | None:
-    """How long these runs take from their checkpoints; `None` if the time of one is not known."""
+    """How long these runs take from their checkpoints.
+
+    `None` if the time of one is not known, or if they are of several devices.
+    """
     runs = sorted(map(store.find, ids), key=lambda run: run.spec.created_at)
     left = [resumed_seconds(run, later_of(store.sweep(run.spec.sweep_id))) for run in runs]
     known = [seconds for seconds in left if seconds is not None]
-    if len(known) < len(runs):
+    if len(known) < len(runs) or len({run.spec.device for run in runs}) > 1:
         return None
-    is_first = is_next(runs[0].spec, ids, store.runs())
-    return sentence_from(time.time() if is_first else None, sum(known))
+    are_next = is_next(runs[-1].spec, ids, store.runs())  # nothing is queued between them either
+    return sentence_from(time.time() if are_next else None, sum(known))

@@ -18,7 +18,6 @@ from ftlab.commands.tables import output_console
 from ftlab.commands.waiting import say, shown_status
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import is_bundled
-from ftlab.playground.panes import line_up
 from ftlab.playground.serving import COUNTS, MOST, Progress, ServingRequest, check, measure
 from ftlab.records.serving import ServingPoint, ServingRecord, keep_record
 from ftlab.settings.generation import PRECISIONS
@@ -61,17 +60,17 @@ def run(options: argparse.Namespace) -> int:
         options.run_id, _counts(options.counts), options.precision, options.new_tokens,
         not options.no_full_models,
     )  # fmt: skip
-    check(request, folder)
-    if is_bundled(line_up([request.pane], None, folder).model):
+    _, model = check(request, folder)
+    if is_bundled(model):
         ensure_bundled(say)
     with shown_status(Console(stderr=True, quiet=options.json)) as tell:
         record = measure(request, folder, lambda progress: tell(_words(progress)))
-    keep_record(record, folder)
     if options.json:
         print(json.dumps(asdict(record), indent=2))
     else:
-        print(printable(record.sentence))
+        print(printable(f"{record.sentence} The base is in {PRECISIONS[record.precision]}."))
         output_console().print(table(record))
+    keep_record(record, folder)
     return 0
 
 

@@ -76,17 +76,25 @@ FreeBytes = Callable[[], int | None]
 class LoadedSources:
     """A cache of what panes attach, by key; evicts the least recently used.
 
-    `free_bytes` returns the device's free memory; `limit` is the limit for all of them together.
-    `kind` names one of them, and `advice` is the way out where there is no memory.
+    `free_bytes` returns the device's free memory; `limit` is the limit for all of them together,
+    but one alone may take more. `let_go` is called before one is evicted: what else holds it must
+    go first. `kind` names one of them, and `advice` is the way out where there is no memory.
     """
 
     kind = ""
     advice = ""
 
-    def __init__(self, device: torch.device, free_bytes: FreeBytes, limit: int) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        free_bytes: FreeBytes,
+        limit: int,
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
         self._device = device
         self._free_bytes = free_bytes
         self._limit = limit
+        self._let_go = let_go
         self._held: OrderedDict[tuple[str, int], tuple[Attached, int]] = OrderedDict()
 
     def clear(self) -> None:
@@ -123,7 +131,8 @@ class LoadedSources:
         while True:
             free = self._free_bytes()
             held = sum(bytes_ for _, bytes_ in self._held.values())
-            if held + size <= self._limit and (free is None or size + SPARE_BYTES <= free):
+            within = not self._held or held + size <= self._limit
+            if within and (free is None or size + SPARE_BYTES <= free):
                 return
             idle = [key for key in self._held if key[0] not in in_use]
             if not idle:
@@ -134,6 +143,7 @@ class LoadedSources:
                     f"{format_bytes(held)} of the {format_bytes(self._limit)} reserved for "
                     f"{self.kind}s; {self.advice}."
                 )
+            self._let_go()
             del self._held[idle[0]]
             give_back_memory(self._device)
 
@@ -187,6 +197,8 @@ class Adapters(LoadedSources):
         large besides those of `in_use`.
         """
         version, size = _weights_file(source)
+        wide = source.is_part and base.dtype is torch.float32  # the file is in 16 bits
+        size = size * (2 if wide else 1) + _OBJECTS_BYTES
         put = put_part if source.is_part else attach
         return self._get(source, version, size, in_use, lambda: put(base, source))
 
@@ -278,6 +290,9 @@ class Answering:
             self.send(prompt, update)
 
 
+_OBJECTS_BYTES = 2 << 20
+"""About what the Python objects of a clone of the base take, and of an adapter's matrices."""
+
 ADAPTERS_SHARE = 0.25
 """Maximum share of the device memory for adapters, as large as their files: dozens of them."""
 
@@ -308,7 +323,7 @@ class Engine:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._marks: Marks = {}
         free = partial(free_on, device)
-        self.adapters = Adapters(device, free, self._share(ADAPTERS_SHARE))
+        self.adapters = Adapters(device, free, self._share(ADAPTERS_SHARE), self._drop_rows)
         self._rows: RowAdapters | None = None
         self.full_models = FullModels(
             device, partial(free_on, device), self._share(FULL_MODELS_SHARE)
@@ -520,6 +535,10 @@ class Engine:
             self._rows = None  # freed first, so that memory never holds two
             self._rows = RowAdapters(self.base, wanted)
         return self._rows, time.perf_counter() - began
+
+    def _drop_rows(self) -> None:
+        """They hold the adapters of the last request; the next one makes its own."""
+        self._rows = None
 
     def _share(self, share: float) -> int:
         """That share of the device's memory, in bytes."""

@@ -140,10 +140,10 @@ def all_sources(runs: Sequence[Run], runs_folder: Path) -> list[PaneSource]:
     return [base_source(), *able, *uploaded_sources(runs_folder), *shipped_sources()]
 
 
-def adapters_on(model: str, sources: Iterable[PaneSource], most: int) -> list[str]:
-    """The names of the first `most` adapters and trained parts that can answer on that base."""
+def adapters_on(model: str, sources: Iterable[PaneSource]) -> list[str]:
+    """The names of the adapters and trained parts that can answer on that base."""
     able = [s for s in sources if (s.is_adapter or s.is_part) and not wrong_base(s, model)]
-    return [source.name for source in able[:most]]
+    return [source.name for source in able]
 
 
 def shipped_folder() -> Path:

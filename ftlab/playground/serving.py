@@ -14,7 +14,8 @@ from pydantic import TypeAdapter
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command
 from ftlab.models.reference import names_hub_model
-from ftlab.playground.panes import PaneSource, find_source, line_up
+from ftlab.playground.panes import PaneSource, line_up
+from ftlab.records.run import check_writable
 from ftlab.records.serving import ServingRecord
 from ftlab.settings.generation import PRECISIONS, Precision
 
@@ -54,9 +55,15 @@ _RECORD: TypeAdapter[ServingRecord] = TypeAdapter(ServingRecord)
 _REQUEST: TypeAdapter[ServingRequest] = TypeAdapter(ServingRequest)
 
 
-def check(request: ServingRequest, runs_folder: Path) -> PaneSource:
-    """Returns the source; raises `FtlabError` for what cannot be measured, with a way out."""
-    source = find_source(runs_folder, request.pane)
+def check(request: ServingRequest, runs_folder: Path) -> tuple[PaneSource, str]:
+    """Returns the source and its base model.
+
+    Raises `FtlabError` for what cannot be measured, with a way out.
+    """
+    lineup = line_up([request.pane], None, runs_folder)
+    if lineup.problems:
+        raise FtlabError(lineup.problems[0])
+    source = lineup.sources[0]
     if not source.is_adapter:
         raise FtlabError(
             f"'{source.label}' has no adapter that could be loaded many times on one base; name a "
@@ -80,7 +87,7 @@ def check(request: ServingRequest, runs_folder: Path) -> PaneSource:
         raise FtlabError(
             f"The precision is {request.precision}; it must be one of {', '.join(PRECISIONS)}."
         )
-    return source
+    return source, lineup.model
 
 
 def measure(request: ServingRequest, runs_folder: Path, tell: Tell) -> ServingRecord:
@@ -88,8 +95,8 @@ def measure(request: ServingRequest, runs_folder: Path, tell: Tell) -> ServingRe
 
     Raises `FtlabError` for an invalid request, and if the process fails.
     """
-    check(request, runs_folder)
-    model = line_up([request.pane], None, runs_folder).model
+    _, model = check(request, runs_folder)
+    check_writable(runs_folder)  # rather than after minutes of work
     client = WorkerClient(
         module_command(WORKER, str(runs_folder)),
         runs_folder / ".ftlab" / "serving.log",

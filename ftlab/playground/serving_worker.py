@@ -14,18 +14,20 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ftlab.basics.devices import Device, cpu_count, resolve_device
+from ftlab.basics.devices import CPU, Device, cpu_count, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.locks import DeviceLock, holding
 from ftlab.basics.processes import Line, parse_line
+from ftlab.basics.words import plural
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import parse_model
 from ftlab.playground.held_out import HeldOut
-from ftlab.playground.panes import PaneSource, line_up
+from ftlab.playground.panes import PaneSource
 from ftlab.playground.serving import ServingRequest, check, request_from_json
 from ftlab.playground.worker import line_writer
 from ftlab.records.serving import ServingPoint, ServingRecord
@@ -46,20 +48,23 @@ _PROBED = 16
 
 _TASK = TaskReference("bundled", "sql")
 Say = Callable[[dict[str, Any]], None]
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """Seconds of the answers of one adapter and of `rows` together, and of loading either model."""
+@dataclass
+class _Speed:
+    """Seconds of what was timed last: the answers of one adapter, of `rows` and of a full model,
+    and loading an adapter and a model. What is left is predicted from these."""
 
     one: float
     rows: int
     together: float
+    full: float
     attach: float
     load: float
 
     def answers(self, count: int) -> float:
-        """Seconds of the answers of `count` adapters, on a line through both probes."""
+        """Seconds of the answers of `count` adapters, on a line through one and `rows`."""
         if self.rows == 1:
             return self.one * count
         slope = (self.together - self.one) / (self.rows - 1)
@@ -82,7 +87,7 @@ class Measurement:
         torch.set_num_threads(cpu_count())
         self._request, self._source, self._say = request, source, say
         self._model = model
-        self._device = torch.device("cuda:0" if device.is_cuda else device.id)
+        self._device = torch.device("cuda:0" if device.is_cuda else CPU)
         self._resolved = resolve_model(model, say=print)
         self._policy, self._base_precision = held_in(request.precision)
         tokenizer = load_tokenizer(self._resolved)
@@ -94,6 +99,8 @@ class Measurement:
             .requires_grad_(False)
             .eval()
         )
+        files = sum(path.stat().st_size for path in self._resolved.folder.glob("*.safetensors"))
+        self._size = files * (2 if request.precision == "fp32" else 1)  # until one was measured
         self._bare = 0  # read once kernels and libraries are loaded
         self._base: Any = None
 
@@ -104,10 +111,11 @@ class Measurement:
         from ftlab.training.model import shipped_bytes
 
         with torch.inference_mode():
-            probe = self._probe()
-            self._tell("the base is loaded", self._expected(probe))
+            self._speed = self._probe()
+            self._tell("the base is loaded", self._request.counts, self._whole())
             adapters = self._adapters()
             self._base = None
+            self._bare = self._meter.start() or 0  # what the adapters leave is not the models'
             full_models, stopped = self._full_models() if self._request.full_models else ([], "")
         source = self._source
         return ServingRecord(
@@ -127,76 +135,114 @@ class Measurement:
             },
         )
 
-    def _probe(self) -> _Probe:
+    def _probe(self) -> _Speed:
         """Loads the base, and times the parts of all that follows."""
         self._base = self._load_base()
-        self._answer_once(self._answering([self._attach(0)]))  # loads kernels
+        self._answer_once(self._answering([self._attach()]))  # loads kernels
         self._base = None
         self._bare = self._meter.start() or 0
-        began = time.perf_counter()
-        self._base = self._load_base()
-        loaded = time.perf_counter()
-        first = self._attach(0)
-        attached = time.perf_counter()
-        one = self._answer_once(self._answering([first]))
+        loading, self._base = self._timed(self._load_base)
+        attaching, first = self._timed(self._attach)
         rows = min(_PROBED, self._request.counts[-1]) if first.low_rank else 1
-        together = self._answer_once(self._answering([first] * rows)) if rows > 1 else one
-        return _Probe(one, rows, together, attached - loaded, loaded - began)
+        return _Speed(
+            one=self._probed([first]),
+            rows=rows,
+            together=self._probed([first] * rows) if rows > 1 else 0.0,
+            full=self._probed([self._base_alone()]),
+            attach=attaching,
+            load=loading,
+        )
 
-    def _expected(self, probe: _Probe) -> float:
-        """Seconds of all that follows."""
-        counts = self._request.counts
-        seconds = probe.attach * counts[-1]
-        seconds += sum(probe.answers(count) for count in counts)
-        if self._request.full_models:
-            whole = [count for count in counts if self._may_fit(count)]
-            seconds += probe.load * max(whole, default=0)
-            seconds += sum(probe.one * count for count in whole)
-        return seconds
+    def _probed(self, attached: Sequence[Attached]) -> float:
+        """The lower of two times: the first may have met other work on the machine."""
+        models = self._answering(attached)
+        return min(self._answer_once(models) for _ in range(2))
+
+    def _base_alone(self) -> Attached:
+        from ftlab.playground.attach import Attached
+
+        return Attached(None, self._base)
+
+    def _whole(self) -> tuple[int, ...]:
+        """The counts of full models that fit, as far as is known."""
+        counts = self._request.counts if self._request.full_models else ()
+        return tuple(count for count in counts if self._may_fit(count))
+
+    def _left(self, adapters: Sequence[int], whole: Sequence[int], loaded: int) -> float:
+        """Seconds of what is left: these counts of both kinds, of which `loaded` are loaded."""
+        speed = self._speed
+        seconds = sum(speed.answers(count) for count in adapters)
+        seconds += sum(speed.full * count for count in whole)
+        here = loaded if adapters else 0
+        seconds += speed.attach * max(0, max(adapters, default=0) - here)
+        here = 0 if adapters else loaded
+        return seconds + speed.load * max(0, max(whole, default=0) - here)
 
     def _adapters(self) -> list[ServingPoint]:
-        points, attached = [], list[Any]()
-        loading = 0.0
-        for count in self._request.counts:
-            began = time.perf_counter()
-            attached += [self._attach(number) for number in range(len(attached), count)]
-            loading += time.perf_counter() - began
-            began = time.perf_counter()
-            models = self._answering(attached)
-            swap = time.perf_counter() - began
-            points.append(self._point(count, loading, swap, models))
-            self._tell(f"{count} of {self._request.counts[-1]} adapters")
+        points: list[ServingPoint] = []
+        attached: list[Attached] = []
+        loading, counts = 0.0, self._request.counts
+        for place, count in enumerate(counts):
+            for _ in range(len(attached), count):
+                seconds, one = self._timed(self._attach)
+                attached.append(one)
+                loading += seconds
+            swap, models = self._timed(partial(self._answering, attached))
+            point = self._point(count, loading, swap, models)
+            points.append(point)
+            speed = self._speed
+            speed.attach = loading / count
+            if attached[0].low_rank is None:
+                speed.rows, speed.one = 1, point.answer_seconds / count
+            elif count > 1:
+                speed.rows, speed.together = count, point.answer_seconds
+            left = counts[place + 1 :]
+            self._tell(f"{count} of {counts[-1]} adapters", left, self._whole(), count)
         return points
 
     def _full_models(self) -> tuple[list[ServingPoint], str]:
-        """As many as memory holds, each read from the base's own files, and why no more."""
+        """As many as memory holds, each with weights of its own, and why no more."""
         from ftlab.playground.attach import Attached
+        from ftlab.training.failures import is_out_of_memory
 
         points: list[ServingPoint] = []
-        models: list[Any] = []
-        loading = 0.0
-        for count in self._request.counts:
-            began = time.perf_counter()
-            while len(models) < count:
-                if not self._may_fit(1):
-                    return points, f"there is no memory for more than {len(models)} full models"
-                models.append(Attached(None, self._own_model()))
-            loading += time.perf_counter() - began
-            points.append(self._point(count, loading, 0.0, self._answering(models)))
-            self._tell(f"{count} of {self._request.counts[-1]} full models")
+        models: list[Attached] = []
+        loading, counts = 0.0, self._request.counts
+        for place, count in enumerate(counts):
+            try:
+                while len(models) < count:
+                    if not self._may_fit(1):
+                        return points, _no_more(len(models))
+                    seconds, model = self._timed(self._own_model)
+                    models.append(Attached(None, model))
+                    loading += seconds
+                point = self._point(count, loading, 0.0, self._answering(models))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                return points, _no_more(len(models))
+            points.append(point)
+            self._size = (point.memory_bytes or 0) // count or self._size
+            self._speed.load, self._speed.full = loading / count, point.answer_seconds / count
+            left = [more for more in counts[place + 1 :] if self._may_fit(more - count)]
+            self._tell(f"{count} of {counts[-1]} full models", (), left, count)
         return points, ""
 
     def _own_model(self) -> PreTrainedModel:
         """A full model whose weights are its own, as of another file: not mapped from one."""
-        model = self._load_base()
+        from ftlab.models.loading import load_base_model
+
+        # In 16 bits where the base is in 4, as the playground holds full fine-tunings.
+        model = load_base_model(self._resolved, self._policy, None, self._device)
+        model.requires_grad_(False).eval()
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
         return model
 
-    def _attach(self, number: int) -> Attached:
+    def _attach(self) -> Attached:
         from ftlab.playground.attach import attach
 
-        return attach(self._base, replace(self._source, name=f"{self._source.name}#{number}"))
+        return attach(self._base, self._source)
 
     def _answering(self, attached: Sequence[Attached]) -> list[tuple[Model, int]]:
         """The models that answer, and with how many rows: one for all plain LoRA adapters."""
@@ -234,16 +280,31 @@ class Measurement:
             ]
         return time.perf_counter() - began
 
+    def _timed(self, work: Callable[[], Result]) -> tuple[float, Result]:
+        """The seconds of the work, on a GPU with that of its kernels; and what it gives."""
+        began = time.perf_counter()
+        given = work()
+        if self._device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter() - began, given
+
     def _may_fit(self, more: int) -> bool:
         """Whether the device has memory for so many more full models."""
         from ftlab.playground.engine import SPARE_BYTES, free_on
 
         free = free_on(self._device)
-        size = sum(path.stat().st_size for path in self._resolved.folder.glob("*.safetensors"))
-        return free is None or more * size + SPARE_BYTES <= free
+        return free is None or more * self._size + SPARE_BYTES <= free
 
-    def _tell(self, words: str, seconds: float | None = None) -> None:
-        self._say({"words": words} | ({} if seconds is None else {"seconds": seconds}))
+    def _tell(
+        self, words: str, adapters: Sequence[int], whole: Sequence[int], loaded: int = 0
+    ) -> None:
+        self._say({"words": words, "seconds": self._left(adapters, whole, loaded)})
+
+
+def _no_more(count: int) -> str:
+    return f"there is no memory for more than {plural(count, 'full model')}"
 
 
 def _prompt_ids(tokenizer: Any, task: TaskReference) -> list[int]:
@@ -260,19 +321,29 @@ def _prompt_ids(tokenizer: Any, task: TaskReference) -> list[int]:
 def answer(request: ServingRequest, runs_folder: Path, device: Device, say: Say) -> None:
     """Measures and says the record; an error that a person can mend is said as a sentence."""
     try:
-        source = check(request, runs_folder)
-        model = line_up([request.pane], None, runs_folder).model
-        waiting = {"words": "waiting for a training run or a prompt"}
-        with holding(DeviceLock(device.id), lambda: say(waiting)):
-            with lasting_imports():
-                import torch  # noqa: F401 - under the lock, for it would disturb a training run
-            record = Measurement(request, source, model, device, say).run()
+        source, model = check(request, runs_folder)
+        record = None
+        while record is None:
+            record, device = _measured(request, source, model, device, say), resolve_device(CPU)
         say({"record": asdict(record)})
     except FtlabError as error:
         say({"error": str(error)})
     except Exception as error:
         traceback.print_exc()
         say({"error": f"The measurement failed: {one_line(error)[:200]}"})
+
+
+def _measured(
+    request: ServingRequest, source: PaneSource, model: str, device: Device, say: Say
+) -> ServingRecord | None:
+    """Waits for the device and measures on it; `None` if torch cannot use it, as the playground."""
+    waiting = {"words": "waiting for a training run or a prompt"}
+    with holding(DeviceLock(device.id), lambda: say(waiting)):
+        with lasting_imports():  # under the lock: imports would disturb a training run
+            import torch
+        if device.id != CPU and not (device.is_cuda and torch.cuda.is_available()):
+            return None
+        return Measurement(request, source, model, device, say).run()
 
 
 def main(arguments: list[str]) -> int:

@@ -227,7 +227,8 @@ def resumed_seconds(run: Run, later: Later = Later()) -> float | None:
     """Seconds that a run which ended early takes from its newest checkpoint until its end.
 
     The steps after the checkpoint are taken at the run's own pace; what comes before and after
-    them is as in `later`, or else as it was expected. `None` if any part is not known.
+    them is as in `later`, or else as it was expected; a start that was not predicted counts as
+    nothing. `None` if the pace, or the time of scoring, is not known.
     """
     checkpoint, way = newest_checkpoint(run.directory), read_progress(run)
     expected = read_expected(run.directory)

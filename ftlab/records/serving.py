@@ -11,14 +11,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder, read_record, write_atomically
 from ftlab.basics.units import format_bytes
 from ftlab.basics.words import plural
+from ftlab.records.expected import Seconds
+from ftlab.settings.generation import Precision
 
 SAME_SIZE = 0.01
 """Two adapters are of one size if their files differ by at most this share."""
@@ -37,11 +39,11 @@ class ServingPoint:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
 
-    count: int
-    memory_bytes: int | None
-    load_seconds: float
-    swap_seconds: float
-    answer_seconds: float
+    count: Annotated[int, Field(ge=1)]
+    memory_bytes: Annotated[int, Field(ge=0)] | None
+    load_seconds: Seconds
+    swap_seconds: Seconds
+    answer_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
     @property
     def answers_per_second(self) -> float:
@@ -60,12 +62,12 @@ class ServingRecord:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
 
     model: str
-    precision: str
+    precision: Precision
     label: str
     method: str
-    file_bytes: int
+    file_bytes: Annotated[int, Field(ge=0)]
     new_tokens: int
-    adapters: tuple[ServingPoint, ...]
+    adapters: Annotated[tuple[ServingPoint, ...], Field(min_length=1)]
     full_models: tuple[ServingPoint, ...] = ()
     stopped: str = ""
     made_at: float = 0.0
@@ -141,5 +143,6 @@ def serving_records(runs_folder: Path) -> list[ServingRecord]:
 def record_of(
     records: Sequence[ServingRecord], model: str, method: str, file_bytes: float
 ) -> ServingRecord | None:
-    """The first of the records that is about such adapters."""
-    return next((one for one in records if one.is_of(model, method, file_bytes)), None)
+    """That of the most adapters among the records of such ones; the first of several."""
+    found = [one for one in records if one.is_of(model, method, file_bytes)]
+    return max(found, key=lambda record: record.adapters[-1].count, default=None)

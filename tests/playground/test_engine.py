@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,7 @@ def test_adapters_stay_loaded_within_their_share_of_the_memory(
 ) -> None:
     added = [add_adapter("prompt_tuning", seed=seed) for seed in range(20)]
     names = [adapter.name for adapter in added]
-    size = (added[0].folder / WEIGHTS_FILE).stat().st_size
+    size = (added[0].folder / WEIGHTS_FILE).stat().st_size + engine_module._OBJECTS_BYTES
     engine.adapters = Adapters(engine.device, lambda: None, limit=19 * size)
 
     def attached(name: str, *in_use: str) -> Attached:
@@ -317,6 +318,19 @@ def test_adapters_stay_loaded_within_their_share_of_the_memory(
     assert engine.adapters.names[-1] == names[1], "the one just used is the last to go"
     with pytest.raises(FtlabError, match=r"no memory for another adapter: .+ fewer adapters"):
         attached(names[0], *names)
+
+
+def test_an_adapter_that_makes_room_is_not_held_by_the_rows_of_the_last_prompt(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest
+) -> None:
+    """Its memory would not be free, and the next adapter would be refused."""
+    first, second = add_adapter("lora", seed=1).name, add_adapter("lora", seed=2).name
+    engine.adapters._limit = 1  # one alone may take more
+    finals(engine, ask, first)
+    loaded = weakref.ref(engine.attached(find_source(engine.runs_folder, first)))
+    assert finals(engine, ask, second)[0].kind == "done"
+    assert engine.adapters.names == [second]
+    assert loaded() is None
 
 
 def test_another_file_under_the_same_name_is_another_adapter(

@@ -14,7 +14,7 @@ from ftlab.basics.locks import DeviceLock
 from ftlab.models.reference import parse_model
 from ftlab.playground import engine, serving
 from ftlab.playground.serving import Progress, ServingRequest, check, measure
-from ftlab.playground.serving_worker import answer
+from ftlab.playground.serving_worker import Measurement, answer
 from tests.playground.conftest import AddRun
 
 COUNTS = (1, 3)
@@ -55,6 +55,7 @@ def test_adapters_and_full_models_are_measured_at_each_count(
     said = said_by(runs_folder, ServingRequest(pane, COUNTS, "fp32", new_tokens=3))
     assert said[0]["seconds"] > 0, "the time is said before the work"
     assert len([line for line in said if "words" in line]) == 1 + 2 * len(COUNTS)
+    assert said[-2]["seconds"] == 0, "and then what is left of it"
     record = serving._RECORD.validate_python(said[-1]["record"])
     assert (record.model, record.method) == (parse_model(str(tiny_model)).name, method)
     assert record.file_bytes > (runs_folder / pane / "adapter/adapter_config.json").stat().st_size
@@ -70,8 +71,17 @@ def test_the_full_models_end_where_the_memory_does(
     add_run: AddRun, runs_folder: Path, monkeypatch: pytest.MonkeyPatch, one_thread: None
 ) -> None:
     pane = add_run("lora").run_id
-    free = iter([1 << 40] * 8 + [engine.SPARE_BYTES] * 8)
-    monkeypatch.setattr(engine, "free_on", lambda device: next(free))
+    made: list[object] = []
+    own_model = Measurement._own_model
+
+    def counted(self: Measurement) -> object:
+        made.append(own_model(self))
+        return made[-1]
+
+    monkeypatch.setattr(Measurement, "_own_model", counted)
+    monkeypatch.setattr(
+        engine, "free_on", lambda device: 1 << 40 if len(made) < 3 else engine.SPARE_BYTES
+    )
     counts = (1, 2, 4, 8, 16)
     said = said_by(runs_folder, ServingRequest(pane, counts, "fp32", new_tokens=1))
     record = serving._RECORD.validate_python(said[-1]["record"])

@@ -40,7 +40,11 @@ def test_records_are_read_back_newest_first_and_the_shipped_one_last(tmp_path: P
     shipped = replace(RECORD, model="shipped")
     path = keep_record(shipped, tmp_path / "other")
     path.replace(tmp_path / "shipped.json")
-    (serving_folder(tmp_path) / "torn.json").write_text("{")
+    text = path.read_text() if path.exists() else (tmp_path / "shipped.json").read_text()
+    for number, damaged in enumerate(
+        ("{", text.replace("8.0", "0.0"), text.replace("9.0", "NaN"), text.replace("64", "-1"))
+    ):
+        (serving_folder(tmp_path) / f"damaged-{number}.json").write_text(damaged)
     assert serving_records(tmp_path) == [later, RECORD, replace(shipped, origin="recorded")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -25,6 +26,7 @@ from ftlab.methods.families.full import FULL
 from ftlab.models.reference import parse_model
 from ftlab.records.serving import ServingPoint, ServingRecord, record_of, serving_records
 from ftlab.records.store import SweepData
+from ftlab.settings.generation import PRECISIONS
 from ftlab.tabs.compare.layout import Section
 from ftlab.tabs.compare.view import image_buttons, unlike_html
 from ftlab.tabs.context import NO_OVERLAY, AppContext
@@ -101,7 +103,7 @@ def build(context: AppContext) -> Section:
             drawn = gr.Plot(served_figure(record), visible=True)
         return [
             (data.table, data.origin),
-            served_html(record, data),
+            served_html(record, data, context.access.may_train),
             drawn,
             "" if record is None else numbers_html(record),
         ]
@@ -215,11 +217,11 @@ def measured_of(table: pd.DataFrame, records: Sequence[ServingRecord]) -> Servin
         for model in models:
             found = record_of(records, model, row.method, row.file_bytes)
             if found is not None:
-                return found
+                return replace(found, label=row.variant)  # that of another adapter of this size
     return None
 
 
-def served_html(record: ServingRecord | None, data: SweepData) -> str:
+def served_html(record: ServingRecord | None, data: SweepData, may_train: bool = True) -> str:
     """HTML: what was measured as a heading; else the command that measures it."""
     if record is not None:
         machine = str(record.environment.get("device", ""))
@@ -228,16 +230,19 @@ def served_html(record: ServingRecord | None, data: SweepData) -> str:
             record.sentence,
             chip(words, record.origin, "Measured with the models in memory, not added up"),
             sub="Models in memory at once, each with weights of its own: one prompt a model, "
-            f"{record.new_tokens} tokens an answer",
+            f"{record.new_tokens} tokens an answer, base in {PRECISIONS[record.precision]}",
         )
-    rows = serving_rows(data.table, 1)
-    if data.origin != "measured" or len(rows) < 2:
+    able = {
+        run.spec.label: run.run_id
+        for run in data.own_runs
+        if run.has_weights and run.spec.variant and run.spec.variant.spec.is_adapter
+    }
+    best = [able[name] for name in serving_rows(data.table, 1)["variant"] if name in able]
+    if data.origin != "measured" or not may_train or not best:
         return ""
-    best = data.table[data.table["variant"] == rows.iloc[1]["variant"]]
-    run_id = best[best["status"] == "done"].iloc[0]["run_id"]
     return note_html(
         "These are sums of file sizes. To measure memory, loading and answers a second of 1 to 64 "
-        f"adapters and full models: python -m ftlab serving {run_id}"
+        f"adapters and full models: python -m ftlab serving {best[0]}"
     )
 
 

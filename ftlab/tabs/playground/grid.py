@@ -126,7 +126,7 @@ def all_on_base(panes: Sequence[str], model: str | None, store: RunStore) -> lis
     """The base of these panes, and every adapter on it, newest first, as many as a grid takes."""
     base = model or line_up(panes, None, store.folder).model
     sources = all_sources(store.runs(), store.folder)
-    return [BASE, *adapters_on(base, sources, MAX_GRID_PANES - 1)]
+    return [BASE, *adapters_on(base, sources)[: MAX_GRID_PANES - 1]]
 
 
 def grid_choices(runs_folder: Path) -> list[tuple[str, str]]:

@@ -156,6 +156,25 @@ def test_all_is_the_base_and_every_adapter_on_it(
         capsys, "--runs", "all", "--prompts", prompts, "--runs-dir", str(runs), "--json"
     )
     assert status == 0, err
+    assert "the base and 4 adapters of 4 on" in err
     (grid,) = list_grids(runs)
     assert grid.request().panes[:2] == ("base", made.run_id)
     assert "shipped:sql" in grid.request().panes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--base-is", "bundled"), "leave --base-is out"),
+        (("--model", "nobody/nothing"), "There is no adapter on nobody/nothing here"),
+    ],
+)
+def test_all_needs_the_base_by_its_name_and_an_adapter_on_it(
+    engine: FakeEngine, prompts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], words: str,
+) -> None:  # fmt: skip
+    status, _, err = run(
+        capsys, "--runs", "all", "--prompts", prompts, "--runs-dir", str(tmp_path), *arguments
+    )
+    assert status == 2
+    assert words in err

@@ -160,13 +160,24 @@ def test_what_was_measured_is_found_for_the_sweeps_adapters_and_shown_by_count(s
     assert html.count("<td>–</td>") == 3, "64 full models were not measured"
 
 
-@pytest.mark.parametrize(("origin", "is_named"), [("measured", True), ("recorded", False)])
-def test_without_a_measurement_the_command_for_the_best_adapter_is_named(served, origin, is_named):
+@pytest.mark.parametrize(
+    ("origin", "may_train", "is_named"),
+    [("measured", True, True), ("recorded", True, False), ("measured", False, False)],
+)
+def test_without_a_measurement_the_command_for_the_best_adapter_is_named(
+    served, origin, may_train, is_named
+):
     data, _ = served
-    html = served_html(None, replace(data, origin=origin))
+    html = served_html(None, replace(data, origin=origin), may_train)
     best = serving_rows(data.table, 1).iloc[1]["variant"]
     run = data.table[data.table["variant"] == best].iloc[0]["run_id"]
     assert (f"python -m ftlab serving {run}" in html) == is_named
+
+
+def test_no_command_is_named_for_what_is_no_adapter(tmp_path):
+    make_sweep(tmp_path, ("full", "bitfit"))
+    data = sweep_data(RunStore(tmp_path), SWEEP)
+    assert served_html(None, data) == ""
 
 
 def test_where_the_full_models_ended_is_said(served):
