@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -123,9 +123,21 @@ def device_choices() -> list[tuple[str, str]]:
     ]
 
 
+@cache
+def usable_cores() -> frozenset[int]:
+    """The numbers of the CPU cores that this process may use, as they were at the first call.
+
+    With `OMP_PROC_BIND` the import of torch binds the main thread to one of them, though the
+    threads of its products still use all: `prepare_for_libraries` calls this before.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
 def cpu_count() -> int:
     """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cores())
 
 
 def free_bytes(device: Device) -> int | None:

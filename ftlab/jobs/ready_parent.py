@@ -15,12 +15,12 @@ import selectors
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.basics.devices import CPU
+from ftlab.basics.devices import CPU, usable_cores
 from ftlab.basics.locks import FileLock
 from ftlab.basics.processes import module_command
 from ftlab.basics.system import PROC
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     if (own := ready.identity()) != name:  # the code changed between the request and this start
         print(f"Not started: asked for {name}, but this process is {own}.", file=sys.stderr)
         return 1
-    cores = os.sched_getaffinity(0)
+    cores = usable_cores()
     with listening(name) as listener:  # until `listen`, connections are refused
         code = ready.code()
         prepare_for_libraries(CPU)
@@ -155,7 +155,7 @@ def report_ended(workers: dict[int, socket.socket]) -> None:
                     connection.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def work(asked: Asked, mapped: Ranges, cores: set[int]) -> int:
+def work(asked: Asked, mapped: Ranges, cores: Collection[int]) -> int:
     """Does what is asked in this forked process, as a fresh process would.
 
     `cores` are those of the parent before its imports: with `OMP_PROC_BIND` torch's import binds

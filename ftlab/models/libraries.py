@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ftlab.basics.devices import show_only
+from ftlab.basics.devices import show_only, usable_cores
 from ftlab.methods.peft_rules import match_without_backtracking
 
 CPU_SETTINGS = {
@@ -60,6 +60,7 @@ def _environment(prefixes: tuple[str, ...]) -> dict[str, str]:
 
 def prepare_for_libraries(device_id: str) -> None:
     """Configures torch, related libraries and PEFT's layer name matching; call before imports."""
+    usable_cores()
     show_only(device_id)
     for name, value in GPU_SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -1,321 +1,31 @@
-"""The process that measures how many adapters one base serves, and how many full models fit.
+"""The process that measures how many adapters one base serves.
 
 Run as: python -m ftlab.playground.serving_worker RUNS_FOLDER
 
 It reads one request from stdin, as `ftlab.basics.processes` sends it, and holds the lock of the
-device while it measures. Copies of the adapter are read from its file one by one, and each has
-weights of its own, as adapters of different customers have.
+device while it measures.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
-import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from ftlab.basics.devices import CPU, Device, cpu_count, resolve_device
+from ftlab.basics.devices import CPU, Device, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.locks import DeviceLock, holding
 from ftlab.basics.processes import Line, parse_line
-from ftlab.basics.words import plural
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
-from ftlab.models.reference import parse_model
-from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import PaneSource
 from ftlab.playground.serving import ServingRequest, check, request_from_json
 from ftlab.playground.worker import line_writer
-from ftlab.records.serving import ServingPoint, ServingRecord
-from ftlab.tasks.reference import TaskReference
+from ftlab.records.serving import ServingRecord
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
-
-    from ftlab.playground.attach import Attached
-    from ftlab.playground.rows import RowAdapters
-
-    Model = PreTrainedModel | PeftModel | RowAdapters
-
-_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
-_PROBED = 16
-"""Adapters of the second of two probes, from which the time of all counts is predicted."""
-
-_TASK = TaskReference("bundled", "sql")
 Say = Callable[[dict[str, Any]], None]
-Result = TypeVar("Result")
-
-
-@dataclass
-class _Speed:
-    """Seconds of what was timed last: the answers of one adapter, of `rows` and of a full model,
-    and loading an adapter and a model. What is left is predicted from these."""
-
-    one: float
-    rows: int
-    together: float
-    full: float
-    attach: float
-    load: float
-
-    def answers(self, count: int) -> float:
-        """Seconds of the answers of `count` adapters, on a line through one and `rows`."""
-        if self.rows == 1:
-            return self.one * count
-        slope = (self.together - self.one) / (self.rows - 1)
-        return self.one + max(0.0, slope) * (count - 1)
-
-
-class Measurement:
-    """Measures one adapter on its base; all of it in this process, on one device."""
-
-    def __init__(
-        self, request: ServingRequest, source: PaneSource, model: str, device: Device, say: Say
-    ) -> None:
-        import torch
-
-        from ftlab.models.loading import load_base_model, load_tokenizer
-        from ftlab.models.resolve import resolve_model
-        from ftlab.playground.engine import held_in
-        from ftlab.training.meters import memory_meter
-
-        torch.set_num_threads(cpu_count())
-        self._request, self._source, self._say = request, source, say
-        self._model = model
-        self._device = torch.device("cuda:0" if device.is_cuda else CPU)
-        self._resolved = resolve_model(model, say=print)
-        self._policy, self._base_precision = held_in(request.precision)
-        tokenizer = load_tokenizer(self._resolved)
-        self._pad_id = int(tokenizer.pad_token_id)
-        self._prompt = _prompt_ids(tokenizer, source.task or _TASK)
-        self._meter = memory_meter(self._device)
-        self._load_base = lambda: (
-            load_base_model(self._resolved, self._policy, self._base_precision, self._device)
-            .requires_grad_(False)
-            .eval()
-        )
-        files = sum(path.stat().st_size for path in self._resolved.folder.glob("*.safetensors"))
-        self._size = files * (2 if request.precision == "fp32" else 1)  # until one was measured
-        self._bare = 0  # read once kernels and libraries are loaded
-        self._base: Any = None
-
-    def run(self) -> ServingRecord:
-        import torch
-
-        from ftlab.training.machine import device_name
-        from ftlab.training.model import shipped_bytes
-
-        with torch.inference_mode():
-            self._speed = self._probe()
-            self._tell("the base is loaded", self._request.counts, self._whole())
-            adapters = self._adapters()
-            self._base = None
-            self._bare = self._meter.start() or 0  # what the adapters leave is not the models'
-            full_models, stopped = self._full_models() if self._request.full_models else ([], "")
-        source = self._source
-        return ServingRecord(
-            model=parse_model(self._model).name,
-            precision=self._request.precision,
-            label=source.label,
-            method=source.method,
-            file_bytes=shipped_bytes(source.files[0].parent),
-            new_tokens=self._request.new_tokens,
-            adapters=tuple(adapters),
-            full_models=tuple(full_models),
-            stopped=stopped,
-            made_at=time.time(),
-            environment={
-                "device": device_name(self._device),
-                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-            },
-        )
-
-    def _probe(self) -> _Speed:
-        """Loads the base, and times the parts of all that follows."""
-        self._base = self._load_base()
-        self._answer_once(self._answering([self._attach()]))  # loads kernels
-        self._base = None
-        self._bare = self._meter.start() or 0
-        loading, self._base = self._timed(self._load_base)
-        attaching, first = self._timed(self._attach)
-        rows = min(_PROBED, self._request.counts[-1]) if first.low_rank else 1
-        return _Speed(
-            one=self._probed([first]),
-            rows=rows,
-            together=self._probed([first] * rows) if rows > 1 else 0.0,
-            full=self._probed([self._base_alone()]),
-            attach=attaching,
-            load=loading,
-        )
-
-    def _probed(self, attached: Sequence[Attached]) -> float:
-        """The lower of two times: the first may have met other work on the machine."""
-        models = self._answering(attached)
-        return min(self._answer_once(models) for _ in range(2))
-
-    def _base_alone(self) -> Attached:
-        from ftlab.playground.attach import Attached
-
-        return Attached(None, self._base)
-
-    def _whole(self) -> tuple[int, ...]:
-        """The counts of full models that fit, as far as is known."""
-        counts = self._request.counts if self._request.full_models else ()
-        return tuple(count for count in counts if self._may_fit(count))
-
-    def _left(self, adapters: Sequence[int], whole: Sequence[int], loaded: int) -> float:
-        """Seconds of what is left: these counts of both kinds, of which `loaded` are loaded."""
-        speed = self._speed
-        seconds = sum(speed.answers(count) for count in adapters)
-        seconds += sum(speed.full * count for count in whole)
-        here = loaded if adapters else 0
-        seconds += speed.attach * max(0, max(adapters, default=0) - here)
-        here = 0 if adapters else loaded
-        return seconds + speed.load * max(0, max(whole, default=0) - here)
-
-    def _adapters(self) -> list[ServingPoint]:
-        points: list[ServingPoint] = []
-        attached: list[Attached] = []
-        loading, counts = 0.0, self._request.counts
-        for place, count in enumerate(counts):
-            for _ in range(len(attached), count):
-                seconds, one = self._timed(self._attach)
-                attached.append(one)
-                loading += seconds
-            swap, models = self._timed(partial(self._answering, attached))
-            point = self._point(count, loading, swap, models)
-            points.append(point)
-            speed = self._speed
-            speed.attach = loading / count
-            if attached[0].low_rank is None:
-                speed.rows, speed.one = 1, point.answer_seconds / count
-            elif count > 1:
-                speed.rows, speed.together = count, point.answer_seconds
-            left = counts[place + 1 :]
-            self._tell(f"{count} of {counts[-1]} adapters", left, self._whole(), count)
-        return points
-
-    def _full_models(self) -> tuple[list[ServingPoint], str]:
-        """As many as memory holds, each with weights of its own, and why no more."""
-        from ftlab.playground.attach import Attached
-        from ftlab.training.failures import is_out_of_memory
-
-        points: list[ServingPoint] = []
-        models: list[Attached] = []
-        loading, counts = 0.0, self._request.counts
-        for place, count in enumerate(counts):
-            try:
-                while len(models) < count:
-                    if not self._may_fit(1):
-                        return points, _no_more(len(models))
-                    seconds, model = self._timed(self._own_model)
-                    models.append(Attached(None, model))
-                    loading += seconds
-                point = self._point(count, loading, 0.0, self._answering(models))
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                return points, _no_more(len(models))
-            points.append(point)
-            self._size = (point.memory_bytes or 0) // count or self._size
-            self._speed.load, self._speed.full = loading / count, point.answer_seconds / count
-            left = [more for more in counts[place + 1 :] if self._may_fit(more - count)]
-            self._tell(f"{count} of {counts[-1]} full models", (), left, count)
-        return points, ""
-
-    def _own_model(self) -> PreTrainedModel:
-        """A full model whose weights are its own, as of another file: not mapped from one."""
-        from ftlab.models.loading import load_base_model
-
-        # In 16 bits where the base is in 4, as the playground holds full fine-tunings.
-        model = load_base_model(self._resolved, self._policy, None, self._device)
-        model.requires_grad_(False).eval()
-        for parameter in model.parameters():
-            parameter.data = parameter.data.clone()
-        return model
-
-    def _attach(self) -> Attached:
-        from ftlab.playground.attach import attach
-
-        return attach(self._base, self._source)
-
-    def _answering(self, attached: Sequence[Attached]) -> list[tuple[Model, int]]:
-        """The models that answer, and with how many rows: one for all plain LoRA adapters."""
-        from ftlab.playground.rows import RowAdapters
-
-        plain = [one.low_rank for one in attached if one.low_rank is not None]
-        models: list[tuple[Model, int]] = [(one.model, 1) for one in attached if one.model]
-        return [(RowAdapters(self._base, plain), len(plain)), *models] if plain else models
-
-    def _point(
-        self, count: int, load: float, swap: float, models: list[tuple[Model, int]]
-    ) -> ServingPoint:
-        """Memory is read after the answers: weights that were not used yet are not in memory."""
-        seconds = self._answer_once(models)
-        now = self._meter.start()
-        memory = None if now is None else max(0, now - self._bare)
-        return ServingPoint(count, memory, round(load, 3), round(swap, 3), round(seconds, 3))
-
-    def _answer_once(self, models: Sequence[tuple[Model, int]]) -> float:
-        """Seconds in which all models read their prompts and write their tokens, taking turns."""
-        from ftlab.playground.decoding import Lane
-        from ftlab.playground.rows import RowAdapters
-
-        began = time.perf_counter()
-        lanes = []
-        for model, rows in models:
-            if isinstance(model, RowAdapters):
-                model.rows = range(1, rows + 1)
-            lanes.append(Lane(model, [self._prompt] * rows, self._pad_id))
-        chosen = [lane.prefill().argmax(-1).tolist() for lane in lanes]
-        for _ in range(self._request.new_tokens - 1):
-            chosen = [
-                lane.step(tokens).argmax(-1).tolist()
-                for lane, tokens in zip(lanes, chosen, strict=True)
-            ]
-        return time.perf_counter() - began
-
-    def _timed(self, work: Callable[[], Result]) -> tuple[float, Result]:
-        """The seconds of the work, on a GPU with that of its kernels; and what it gives."""
-        began = time.perf_counter()
-        given = work()
-        if self._device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize()
-        return time.perf_counter() - began, given
-
-    def _may_fit(self, more: int) -> bool:
-        """Whether the device has memory for so many more full models."""
-        from ftlab.playground.engine import SPARE_BYTES, free_on
-
-        free = free_on(self._device)
-        return free is None or more * self._size + SPARE_BYTES <= free
-
-    def _tell(
-        self, words: str, adapters: Sequence[int], whole: Sequence[int], loaded: int = 0
-    ) -> None:
-        self._say({"words": words, "seconds": self._left(adapters, whole, loaded)})
-
-
-def _no_more(count: int) -> str:
-    return f"there is no memory for more than {plural(count, 'full model')}"
-
-
-def _prompt_ids(tokenizer: Any, task: TaskReference) -> list[int]:
-    """The task's first test example, as every model of the measurement reads it."""
-    from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
-    from ftlab.tasks.spec import Message
-
-    held_out = HeldOut()
-    (prompt, *_) = held_out.prompts(task, 1) or held_out.prompts(_TASK, 1)
-    formatter = PromptFormatter(TransformersTokenizer(tokenizer))
-    return formatter.prompt_ids([Message("user", prompt)])
 
 
 def answer(request: ServingRequest, runs_folder: Path, device: Device, say: Say) -> None:
@@ -341,6 +51,8 @@ def _measured(
     with holding(DeviceLock(device.id), lambda: say(waiting)):
         with lasting_imports():  # under the lock: imports would disturb a training run
             import torch
+
+            from ftlab.playground.serving_measure import Measurement
         if device.id != CPU and not (device.is_cuda and torch.cuda.is_available()):
             return None
         return Measurement(request, source, model, device, say).run()

@@ -26,7 +26,7 @@ import psutil
 import torch
 
 from ftlab.basics import nvml
-from ftlab.basics.devices import cpu_count
+from ftlab.basics.devices import cpu_count, usable_cores
 from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id
@@ -298,10 +298,8 @@ def _without_own(busy: dict[int, int]) -> set[int]:
 
 def _busy_seconds() -> float:
     """Returns the busy time of the cores that this process may use, by any process."""
-    allowed = psutil.Process().cpu_affinity() if hasattr(psutil.Process, "cpu_affinity") else None
     cores = psutil.cpu_times(percpu=True)
-    chosen = cores if allowed is None else [cores[i] for i in allowed if i < len(cores)]
-    return sum(_busy(times) for times in chosen)
+    return sum(_busy(cores[number]) for number in usable_cores() if number < len(cores))
 
 
 def _busy(times: Any) -> float:

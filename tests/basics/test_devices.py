@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,3 +334,23 @@ def test_memory_left_in_a_container_counts_file_pages_as_free(
     (tmp_path / "memory.current").write_text(used)
     (tmp_path / "memory.stat").write_text(stat)
     assert devices._left_in_container(tmp_path) == left
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
+def test_a_process_that_torch_binds_to_one_core_still_counts_all_it_may_use() -> None:
+    """As `OMP_PROC_BIND` has it: torch's library binds the thread that imports it."""
+    code = """
+import os
+os.sched_setaffinity(0, range(os.cpu_count()))
+from ftlab.basics.devices import cpu_count
+from ftlab.models.libraries import prepare_for_libraries
+prepare_for_libraries("cpu")
+import torch
+print(cpu_count() == os.cpu_count(), len(os.sched_getaffinity(0)))
+"""
+    environment = os.environ | {"OMP_PROC_BIND": "true"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True,
+        timeout=120,
+    )  # fmt: skip
+    assert found.stdout.split() == ["True", "1"]

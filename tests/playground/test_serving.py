@@ -12,9 +12,10 @@ from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import DeviceLock
 from ftlab.models.reference import parse_model
-from ftlab.playground import engine, serving
+from ftlab.playground import engine, serving, serving_measure
 from ftlab.playground.serving import Progress, ServingRequest, check, measure
-from ftlab.playground.serving_worker import Measurement, answer
+from ftlab.playground.serving_measure import Measurement
+from ftlab.playground.serving_worker import answer
 from tests.playground.conftest import AddRun
 
 COUNTS = (1, 3)
@@ -80,7 +81,7 @@ def test_the_full_models_end_where_the_memory_does(
 
     monkeypatch.setattr(Measurement, "_own_model", counted)
     monkeypatch.setattr(
-        engine, "free_on", lambda device: 1 << 40 if len(made) < 3 else engine.SPARE_BYTES
+        serving_measure, "free_on", lambda device: 1 << 40 if len(made) < 3 else engine.SPARE_BYTES
     )
     counts = (1, 2, 4, 8, 16)
     said = said_by(runs_folder, ServingRequest(pane, counts, "fp32", new_tokens=1))

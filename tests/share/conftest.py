@@ -28,7 +28,7 @@ def one_thread() -> Iterator[None]:
     with lasting_imports():  # or each phase of each run searches all of torch for garbage
         import ftlab.training.run  # noqa: F401
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ftlab.basics.devices.os.sched_getaffinity", lambda pid: {0}, raising=False)
+        patch.setattr("ftlab.basics.devices.usable_cores", lambda: frozenset({0}))
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
