@@ -342,15 +342,17 @@ def test_a_process_that_torch_binds_to_one_core_still_counts_all_it_may_use() ->
     code = """
 import os
 os.sched_setaffinity(0, range(os.cpu_count()))
+before = len(os.sched_getaffinity(0))
 from ftlab.basics.devices import cpu_count
 from ftlab.models.libraries import prepare_for_libraries
 prepare_for_libraries("cpu")
 import torch
-print(cpu_count() == os.cpu_count(), len(os.sched_getaffinity(0)))
+print(cpu_count(), before)
 """
     environment = os.environ | {"OMP_PROC_BIND": "true"}
     found = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True,
         timeout=120,
     )  # fmt: skip
-    assert found.stdout.split() == ["True", "1"]
+    counted, usable = found.stdout.split()
+    assert counted == usable
