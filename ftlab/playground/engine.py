@@ -78,11 +78,13 @@ class LoadedSources:
 
     `free_bytes` returns the device's free memory; `limit` is the limit for all of them together,
     but one alone may take more. `let_go` is called before one is evicted: what else holds it must
-    go first. `kind` names one of them, and `advice` is the way out where there is no memory.
+    go first. `kind` names one of them, `advice` is the way out where there is no memory, and
+    `spare_bytes` must stay free besides one that is loaded.
     """
 
     kind = ""
     advice = ""
+    spare_bytes = 0
 
     def __init__(
         self,
@@ -132,7 +134,7 @@ class LoadedSources:
             free = self._free_bytes()
             held = sum(bytes_ for _, bytes_ in self._held.values())
             within = not self._held or held + size <= self._limit
-            if within and (free is None or size + SPARE_BYTES <= free):
+            if within and (free is None or size + self.spare_bytes <= free):
                 return
             idle = [key for key in self._held if key[0] not in in_use]
             if not idle:
@@ -153,6 +155,7 @@ class FullModels(LoadedSources):
 
     kind = "full model"
     advice = "choose fewer full fine-tunings, or 16 bits"
+    spare_bytes = SPARE_BYTES
 
     def get(self, source: PaneSource, policy: DtypePolicy, in_use: Collection[str]) -> Attached:
         """Returns the source's model, loaded if needed; models of `in_use` are not evicted.

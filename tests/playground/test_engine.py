@@ -318,6 +318,11 @@ def test_adapters_stay_loaded_within_their_share_of_the_memory(
     assert engine.adapters.names[-1] == names[1], "the one just used is the last to go"
     with pytest.raises(FtlabError, match=r"no memory for another adapter: .+ fewer adapters"):
         attached(names[0], *names)
+    engine.adapters = Adapters(engine.device, lambda: size, limit=19 * size)
+    attached(names[0])
+    engine.adapters = Adapters(engine.device, lambda: size - 1, limit=19 * size)
+    with pytest.raises(FtlabError, match="no memory for another adapter"):
+        attached(names[0])
 
 
 def test_an_adapter_that_makes_room_is_not_held_by_the_rows_of_the_last_prompt(
