@@ -25,9 +25,9 @@ from ftlab.maintain.transfer import (
 from ftlab.methods.variant import Variant
 from ftlab.records.store import RunStore
 from tests.fakes import make_run
-from tests.maintain.test_record import DATA
 
 PROTOCOL = read_protocol()
+SCORES = Path(__file__).with_name("peft_metamathqa_scores.csv")
 
 
 def few(seeds: tuple[int, ...] = (0, 1)) -> Protocol:
@@ -54,7 +54,7 @@ def run_all(folder: Path, protocol: Protocol, better: Sequence[str] = ()) -> Non
 
 
 def test_the_published_numbers_are_those_of_pefts_table() -> None:
-    with (DATA / "peft_metamathqa_scores.csv").open(encoding="utf-8") as file:
+    with SCORES.open(encoding="utf-8") as file:
         table = {row["name"]: row for row in csv.DictReader(file)}
     for method in PROTOCOL.methods:
         for row in (method.default, method.best):
