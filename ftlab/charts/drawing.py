@@ -215,6 +215,21 @@ def bytes_axis(end: float) -> dict[str, Any]:
     return axis_to(METRICS["net_peak_memory_bytes"], end)
 
 
+def log_axis(title: str, ticks: Sequence[int], space: float = 1.1) -> dict[str, Any]:
+    """The properties of a logarithmic plotly axis that names each of these sorted numbers.
+
+    It ends `space` times beyond the first and the last.
+    """
+    return {
+        "title": {"text": title},
+        "type": "log",
+        "range": [math.log10(ticks[0] / space), math.log10(ticks[-1] * space)],
+        "tickmode": "array",
+        "tickvals": list(ticks),
+        "ticktext": [f"{tick:,}" for tick in ticks],
+    }
+
+
 def axis_to(metric: MetricSpec, end: float) -> dict[str, Any]:
     """The properties of a plotly axis of the measure, from 0 to `end`."""
     axis = axis_of(metric, [0.0, end])

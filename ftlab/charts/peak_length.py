@@ -11,7 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ftlab.basics.units import format_bytes
-from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, plain
+from ftlab.charts.drawing import bytes_axis, empty_figure, figure, fix_margins, log_axis, plain
 from ftlab.methods.registry import look_of
 
 _LIMIT = "#d0433a"
@@ -42,14 +42,7 @@ def peak_length_figure(
     fig.add_traces([_trace(line) for line in drawn])
     peaks = bytes_axis(top)
     fig.update_layout(
-        xaxis={
-            "title": {"text": "longest example (tokens)"},
-            "type": "log",
-            "range": [math.log10(lengths[0] / 1.1), math.log10(lengths[-1] * 1.1)],
-            "tickmode": "array",
-            "tickvals": lengths,
-            "ticktext": [f"{length:,}" for length in lengths],
-        },
+        xaxis=log_axis("longest example (tokens)", lengths),
         yaxis={"title": {"text": "predicted memory needed (lower is better)"}} | peaks,
     )
     for line in drawn:

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ftlab.basics.units import format_bytes
-from ftlab.charts.drawing import axis_of, empty_figure, figure, fix_margins, plain
+from ftlab.charts.drawing import axis_of, empty_figure, figure, fix_margins, log_axis, plain
 from ftlab.methods.families.full import FULL
 from ftlab.methods.registry import look_of
 from ftlab.records.metrics import METRICS
@@ -33,14 +33,7 @@ def served_figure(record: ServingRecord, height: int = 260) -> go.Figure:
     fig = figure(height, margin={"r": 12, "t": 12})
     fig.add_traces([_trace(*line) for line in lines])
     fig.update_layout(
-        xaxis={
-            "title": {"text": "models in memory at once"},
-            "type": "log",
-            "range": [math.log10(counts[0] / 1.15), math.log10(counts[-1] * 1.15)],
-            "tickmode": "array",
-            "tickvals": counts,
-            "ticktext": [f"{count:,}" for count in counts],
-        },
+        xaxis=log_axis("models in memory at once", counts, space=1.15),
         yaxis={
             "title": {"text": "memory (lower is better)"},
             "type": "log" if axis.log else "linear",

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import WorkerClient, WorkerEnded, module_command
+from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
 from ftlab.playground.panes import PaneSource, line_up
 from ftlab.records.run import check_writable
@@ -97,19 +98,17 @@ def measure(request: ServingRequest, runs_folder: Path, tell: Tell) -> ServingRe
     """
     _, model = check(request, runs_folder)
     check_writable(runs_folder)  # rather than after minutes of work
+    log = control_folder(runs_folder) / "serving.log"
     client = WorkerClient(
         module_command(WORKER, str(runs_folder)),
-        runs_folder / ".ftlab" / "serving.log",
+        log,
         names_hub_model(model),
     )
     try:
         with closing(client.ask(asdict(request), _SECONDS_BETWEEN_LOOKS)) as answer:
             return _follow(answer, tell)
     except WorkerEnded as end:
-        raise FtlabError(
-            f"The measurement ended before its time: {end}; see "
-            f"{runs_folder / '.ftlab' / 'serving.log'}."
-        ) from None
+        raise FtlabError(f"The measurement ended before its time: {end}; see {log}.") from None
     except OSError as error:
         raise FtlabError(f"The measurement could not be started ({error.strerror}).") from None
     finally:

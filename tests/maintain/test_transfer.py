@@ -19,7 +19,6 @@ from ftlab.maintain.transfer import (
     agreements,
     lines,
     measured_rows,
-    protocol_file,
     read_protocol,
 )
 from ftlab.methods.variant import Variant
@@ -135,7 +134,6 @@ def test_a_protocol_that_cannot_be_read_is_named(
     arguments = ["--protocol", str(tmp_path / "p.json"), "--show", "--runs-dir", str(tmp_path)]
     assert main(["transfer", *arguments]) == 2
     assert "p.json cannot be read" in capsys.readouterr().err
-    assert protocol_file().name == "transfer.json"
 
 
 @pytest.mark.model
