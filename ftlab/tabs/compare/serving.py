@@ -265,8 +265,8 @@ def numbers_html(record: ServingRecord) -> str:
         f"</span><span>{swatch(FULL.id)}full models</span></p>"
     )
     words = (
-        "Loading is reading all of them, swap the time between two prompts until all that are "
-        "loaded can answer."
+        "Loading: the time to read all of them. Swap: the time before the next prompt until all "
+        "loaded adapters can answer it."
     )
     stopped = f" The full models end there: {record.stopped}." if record.stopped else ""
     return keys + html_table(heads, rows) + note_html(words + stopped)
