@@ -172,6 +172,22 @@ def write_atomically(path: Path, data: bytes) -> None:
     _sync_folder(path.parent)
 
 
+def put_between(begin: str, end: str, content: str, file: Path) -> None:
+    """Replaces what stands between two marks of a text file.
+
+    Raises `FtlabError` if a mark is missing or the file cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FtlabError(f"'{file}' cannot be read ({error}).") from None
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not found or not ended:
+        raise FtlabError(f"'{file}' has no place for it: '{begin}' … '{end}' is missing.")
+    write_atomically(file, f"{before}{begin}\n{content}\n{end}{after}".encode())
+
+
 def _sync_folder(folder: Path) -> None:
     """Syncs the folder's entries to disk; ignores file systems that do not support it."""
     with suppress(OSError):

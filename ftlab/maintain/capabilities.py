@@ -7,11 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
-from ftlab.basics.files import checkout_folder
+from ftlab.basics.files import checkout_folder, put_between
 from ftlab.commands.methods import print_methods
 from ftlab.commands.tables import output_console
 from ftlab.methods import capabilities
-from ftlab.methods.capabilities import Capability, put_into, readme_table
+from ftlab.methods.capabilities import BEGIN, END, Capability, readme_table
 from ftlab.methods.registry import METHODS, get_method
 
 NAME = "probe"
@@ -64,5 +64,4 @@ def _write(found: dict[str, Capability], readme: Path) -> None:
     known = capabilities.capabilities() | found
     capabilities.write_capabilities(known[method] for method in METHODS if method in known)
     table = readme_table(capabilities.capabilities(), capabilities.made_with())
-    text = put_into(readme.read_text(encoding="utf-8"), table)
-    readme.write_text(text, encoding="utf-8")
+    put_between(BEGIN, END, table, readme)

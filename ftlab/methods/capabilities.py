@@ -13,7 +13,6 @@ from importlib.metadata import version
 from typing import Any
 
 from ftlab.basics import units
-from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder
 from ftlab.methods.registry import METHODS
 
@@ -174,12 +173,3 @@ def readme_table(table: Mapping[str, Capability], made_with: Mapping[str, str]) 
         *(f"{number}. {text}" for text, number in numbers.items()),
     ]
     return "\n".join(lines)
-
-
-def put_into(readme: str, table: str) -> str:
-    """Inserts the table between the README's markers; raises `FtlabError` if they are missing."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise FtlabError(f"The README has no place for the table: '{BEGIN}' … '{END}' is missing.")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"

@@ -36,7 +36,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float:
     """
     if len(first) != len(second):
         raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
-    a, b = _ranks(np.asarray(first, dtype=float)), _ranks(np.asarray(second, dtype=float))
+    a, b = mean_ranks(np.asarray(first, dtype=float)), mean_ranks(np.asarray(second, dtype=float))
     if len(a) == 0 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
@@ -64,8 +64,8 @@ def rank_agreement(
     return RankAgreement(rho, float(low), float(high), count)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """The rank of each value, from 1; equal values share their mean rank."""
+def mean_ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The rank of each value, from 1 for the lowest; equal values share their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     means: np.ndarray = ends - (counts - 1) / 2

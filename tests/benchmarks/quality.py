@@ -21,6 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from ftlab.basics import units
+from ftlab.basics.files import put_between
 from ftlab.commands.watch import watch
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.launch import enqueue_sweep
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         write_figures(options.json, rows, rate)
     if options.update_readme:
-        replace_table(table, options.update_readme)
+        put_between(BEGIN, END, table, options.update_readme)
     lora = next(row for row in rows if row["method"] == "lora")
     return 0 if lora["gain_low"] >= SURE_GAIN else 1
 
@@ -163,13 +164,6 @@ def markdown(rows: Sequence[dict[str, Any]], runs: Sequence[Run], rate: ProductR
         f"{sum(row['seeds'] for row in rows)}.",
     ]
     return "\n".join(lines)
-
-
-def replace_table(table: str, readme: Path) -> None:
-    text = readme.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{tail}", encoding="utf-8")
 
 
 def _scores(rows: Sequence[dict[str, Any]]) -> list[float]:

@@ -15,7 +15,6 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from ftlab.__main__ import main
-from ftlab.basics.errors import FtlabError
 from ftlab.maintain.__main__ import main as maintain
 from ftlab.methods import capabilities as table
 from ftlab.methods.capabilities import (
@@ -28,7 +27,6 @@ from ftlab.methods.capabilities import (
     installed_versions,
     is_offered,
     made_with,
-    put_into,
     readme_table,
     why_not_offered,
 )
@@ -115,12 +113,6 @@ def test_methods_with_the_same_footnote_share_it() -> None:
     assert "DoRA <sup>1</sup>" in text
     assert "Full fine-tuning <sup>2</sup>" in text
     assert text.endswith("1. One. But.\n2. Two.")
-
-
-def test_a_readme_without_a_place_for_the_table_is_refused() -> None:
-    assert put_into(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\nnew\n{END}\nb"
-    with pytest.raises(FtlabError, match="no place for the table"):
-        put_into(f"a {BEGIN}", "new")
 
 
 @pytest.fixture

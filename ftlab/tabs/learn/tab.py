@@ -11,7 +11,7 @@ import gradio as gr
 from ftlab.basics.words import shorten
 from ftlab.tabs.address import address_of
 from ftlab.tabs.context import QUIET, AppContext, Asked, Links, TabSpec, each_opened, taken
-from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt
+from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt, transfer
 from ftlab.tabs.widgets import H, warn
 
 
@@ -41,6 +41,7 @@ LESSONS = (
     Lesson("qlora", "QLoRA: 16 levels", nf4.build),
     Lesson("merging", "Merging", merge.build),
     Lesson("methods", "All methods", methods.build),
+    Lesson("small_and_large", "Small and large", transfer.build),
 )
 
 
