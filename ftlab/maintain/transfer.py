@@ -30,8 +30,10 @@ from ftlab.records.metrics import METRICS
 from ftlab.records.store import RunStore
 from ftlab.records.transfer import (
     WHICH,
+    Protocol,
     TransferRecord,
     Which,
+    done_runs,
     far_apart,
     measured,
     read_protocol,
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.show and record.missing:
         if is_bundled(protocol.request.model):
             ensure_bundled(say)
-        _train(record, store, Console(stderr=True))
+        _train(protocol, store, Console(stderr=True))
         record = measured(protocol, store.runs())
     for line in lines(record):
         print(line)
@@ -85,16 +87,28 @@ def run(options: argparse.Namespace) -> int:
     return 1 if record.missing else 0
 
 
-def _train(record: TransferRecord, store: RunStore, console: Console) -> None:
-    """Runs the methods of which a seed is missing."""
-    missing = tuple(Variant(method) for method in record.missing)
-    valid = checked(replace(record.protocol.request, variants=missing))
-    check_inputs(valid, ModelReach())
-    specs = enqueue_sweep(valid, store.folder)
-    with predicted_meanwhile(valid, specs, store, console):
+def _train(protocol: Protocol, store: RunStore, console: Console) -> None:
+    """Ends the runs that a killed command left queued, then trains with the missing seeds."""
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in store.runs() if run.is_open):
         start_dispatcher(store.folder)
-        if not watch_or_cancel(store, specs[0].sweep_id, console):
-            raise KeyboardInterrupt
+        _watch(store, sweep_id, console)
+    by_seeds: dict[tuple[int, ...], list[Variant]] = {}
+    for method, done in done_runs(protocol, store.runs()).items():
+        seeds = tuple(seed for seed in protocol.seeds if seed not in done)
+        by_seeds.setdefault(seeds, []).append(Variant(method))
+    by_seeds.pop((), None)
+    for seeds, variants in by_seeds.items():
+        valid = checked(replace(protocol.request, seeds=seeds, variants=tuple(variants)))
+        check_inputs(valid, ModelReach())
+        specs = enqueue_sweep(valid, store.folder)
+        with predicted_meanwhile(valid, specs, store, console):
+            start_dispatcher(store.folder)
+            _watch(store, specs[0].sweep_id, console)
+
+
+def _watch(store: RunStore, sweep_id: str, console: Console) -> None:
+    if not watch_or_cancel(store, sweep_id, console):
+        raise KeyboardInterrupt
 
 
 def lines(record: TransferRecord) -> list[str]:

@@ -212,26 +212,30 @@ def published_value(method: StudiedMethod, column: StudiedColumn, which: Which) 
     return row.test_accuracy if column.published == "test_accuracy" else row.forgetting
 
 
-def measured(protocol: Protocol, runs: Sequence[Run]) -> TransferRecord:
-    """What the runs of that protocol among `runs` measured."""
+def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, RunResult]]:
+    """By method and seed, the results of the protocol's runs among `runs`."""
     request = protocol.request
-    by_method: dict[str, dict[int, RunResult]] = {}
+    found: dict[str, dict[int, RunResult]] = {method.id: {} for method in protocol.methods}
     for run in runs:
         spec = run.spec
-        if run.status != "done" or run.result is None or spec.variant is None:
+        if run.status != "done" or run.result is None or spec.variant != Variant(spec.method):
             continue
         same = (spec.model, spec.task, spec.settings) == (
             request.model, request.task, request.settings,
         )  # fmt: skip
-        if same and spec.variant == Variant(spec.method):
-            by_method.setdefault(spec.method, {})[spec.seed] = run.result
+        if same and spec.method in found and spec.seed in protocol.seeds:
+            found[spec.method][spec.seed] = run.result
+    return found
+
+
+def measured(protocol: Protocol, runs: Sequence[Run]) -> TransferRecord:
+    """What the runs of that protocol among `runs` measured."""
     rows, used = {}, []
-    for method in protocol.methods:
-        found = by_method.get(method.id, {})
-        if all(seed in found for seed in protocol.seeds):
+    for method, found in done_runs(protocol, runs).items():
+        if len(found) == len(protocol.seeds):
             used += [found[seed] for seed in protocol.seeds]
             measures = [vars(found[seed].measures) for seed in protocol.seeds]
-            rows[method.id] = {
+            rows[method] = {
                 column.ours: tuple(one[column.ours] for one in measures)
                 for column in protocol.columns
             }

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.maintain.__main__ import main
 from ftlab.maintain.transfer import BEGIN, END
+from ftlab.methods.variant import Variant
 from ftlab.records.store import RunStore
 from ftlab.records.transfer import _PROTOCOL, Protocol, read_transfer
 from tests.records.test_transfer import PROTOCOL, few, run_all
@@ -71,16 +73,22 @@ def test_a_protocol_that_cannot_be_read_is_named(
 
 
 @pytest.mark.model
-def test_what_is_missing_is_trained_and_nothing_is_done_twice(
+def test_only_missing_seeds_are_trained_and_what_a_killed_command_queued_is_ended_first(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, two = (method for method in PROTOCOL.methods if method.id in ("ia3", "lora"))
-    for methods in (one,), (one, two), (one, two):
-        protocol = replace(
-            PROTOCOL, methods=methods, seeds=(0,), steps=1, eval_examples=2, model=str(tiny_model)
-        )
-        assert main(command(tmp_path, protocol)) == 0
-        count = len(methods)
-        assert f"{count} of {count} methods are measured." in capsys.readouterr().out
-    runs = [run for run in RunStore(tmp_path / "runs").runs() if not run.spec.is_base]
-    assert sorted(run.spec.method for run in runs) == ["ia3", "lora"]
+    smallest = replace(
+        PROTOCOL, methods=(one,), seeds=(0,), steps=1, eval_examples=2, model=str(tiny_model)
+    )
+    more = replace(smallest, methods=(one, two), seeds=(0, 1))
+    assert main(command(tmp_path, smallest)) == 0
+    assert "1 of 1 methods are measured." in capsys.readouterr().out
+    queued = replace(more.request, seeds=(1,), variants=(Variant(two.id),))
+    enqueue_sweep(checked(queued), tmp_path / "runs")
+    for _ in range(2):
+        assert main(command(tmp_path, more)) == 0
+        assert "2 of 2 methods are measured." in capsys.readouterr().out
+    runs = [run.spec for run in RunStore(tmp_path / "runs").runs() if not run.spec.is_base]
+    assert sorted((spec.method, spec.seed) for spec in runs) == [
+        ("ia3", 0), ("ia3", 1), ("lora", 0), ("lora", 1),
+    ]  # fmt: skip
