@@ -18,7 +18,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from ftlab.maintain.probe import CPU, TinyModel, byte_tokenizer
 from ftlab.methods.limits import incompatible_with_model
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant, trainable_parameters
@@ -33,6 +32,7 @@ from ftlab.prediction.simulation.fake import read_config
 from ftlab.prediction.simulation.step import build, count
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.model import apply_method, count_parameters, save_result
+from ftlab.training.probe import CPU, TinyModel, byte_tokenizer
 from ftlab.training.step import IGNORED, Batch, collate, completion_losses
 
 METHODS = ("full", "lora", "qlora", "prompt_tuning")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.maintain.probe import TinyModel
 from ftlab.methods.dimensions import ModelShape, is_router
 from ftlab.methods.limits import incompatible_with_model
 from ftlab.methods.registry import METHODS as ALL_METHODS
@@ -21,6 +20,7 @@ from ftlab.models.dimensions import shape_of_model
 from ftlab.models.files import read_header
 from ftlab.playground.fitting import Tensors, misfit
 from ftlab.training.model import apply_method, count_parameters, own_optimizer, shape_of
+from ftlab.training.probe import TinyModel
 from tests.architectures import FAMILIES, METHODS, Trial, make_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"

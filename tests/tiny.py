@@ -25,7 +25,7 @@ def make_tiny_model(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ftlab.maintain.probe import byte_tokenizer
+    from ftlab.training.probe import byte_tokenizer
 
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = chat_template

@@ -45,19 +45,11 @@ def run(options: argparse.Namespace) -> int:
 def _probe(methods: list[str]) -> dict[str, Capability]:
     os.environ["HF_HUB_OFFLINE"] = "1"  # otherwise saving an adapter queries the Hub
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    import logging
+    from ftlab.training.probe import in_silence, probe, variant_to_probe
 
-    import torch
-    from transformers.utils import logging as transformers_logging
-
-    from ftlab.maintain.probe import probe
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs every int8 product
-    torch.set_num_threads(1)  # the model is too small for more
+    in_silence()
     with tempfile.TemporaryDirectory() as folder:
-        return probe(methods, Path(folder))
+        return probe(map(variant_to_probe, methods), Path(folder))
 
 
 def _write(found: dict[str, Capability], readme: Path) -> None:

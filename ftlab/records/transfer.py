@@ -244,7 +244,7 @@ def measured(protocol: Protocol, runs: Sequence[Run]) -> TransferRecord:
         rows,
         agreements(protocol, rows),
         tuple(sorted({str(result.environment.get("device")) for result in used})),
-        next((result.environment.get("versions", {}) for result in used), {}),
+        next((result.environment.get("packages", {}) for result in used), {}),
     )
 
 

@@ -43,14 +43,14 @@ PROBED_AGAIN = (
 
 @pytest.fixture(scope="module")
 def probed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Capability]:
-    from ftlab.maintain.probe import probe
+    from ftlab.training.probe import probe, variant_to_probe
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(os.environ, "HF_HUB_OFFLINE", "1")
         torch.set_num_threads(1)
         try:
-            return probe(PROBED_AGAIN, tmp_path_factory.mktemp("probe"))
+            return probe(map(variant_to_probe, PROBED_AGAIN), tmp_path_factory.mktemp("probe"))
         finally:
             torch.set_num_threads(threads)
 

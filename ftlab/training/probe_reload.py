@@ -1,6 +1,6 @@
 """Loads saved results in a new process, with transformers and PEFT only.
 
-Run as: python -m ftlab.maintain.probe_reload FOLDER
+Run as: python -m ftlab.training.probe_reload FOLDER
 
 The folder contains `requests.json`, a list of `Request`s. It prints one JSON object: `Reloaded` by
 method id. ftlab's own code does only two things: it loads weights that are not in PEFT's format,

@@ -13,8 +13,13 @@ from peft import PeftModel
 from torch import nn
 
 from ftlab.basics.errors import FtlabError
-from ftlab.maintain import probe as probing
-from ftlab.maintain.probe import (
+from ftlab.methods import registry
+from ftlab.methods.capabilities import Capability
+from ftlab.methods.registry import METHODS
+from ftlab.methods.spec import MethodSpec
+from ftlab.methods.variant import Variant
+from ftlab.training import probe as probing
+from ftlab.training.probe import (
     LADDER,
     Findings,
     Probed,
@@ -26,12 +31,7 @@ from ftlab.maintain.probe import (
     train_tiny,
     whole_reason,
 )
-from ftlab.maintain.probe_reload import Reloaded, Request
-from ftlab.methods import registry
-from ftlab.methods.capabilities import Capability
-from ftlab.methods.registry import METHODS
-from ftlab.methods.spec import MethodSpec
-from ftlab.methods.variant import Variant
+from ftlab.training.probe_reload import Reloaded, Request
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def change(monkeypatch: pytest.MonkeyPatch, spec: MethodSpec) -> None:
 
 
 def probe_lora(folder: Path) -> Capability:
-    return probing.probe(["lora"], folder)["lora"]
+    return probing.probe(map(probing.variant_to_probe, ["lora"]), folder)["lora"]
 
 
 def test_lora_can_do_everything(tmp_path: Path, all_reload: None) -> None:
@@ -81,7 +81,7 @@ def test_a_method_that_does_not_train_ends_no_probe(
         raise ValueError("no such layer")
 
     change(monkeypatch, replace(METHODS["lora"], peft_config=broken))
-    found = probing.probe(["lora", "ia3"], tmp_path)
+    found = probing.probe(map(probing.variant_to_probe, ["lora", "ia3"]), tmp_path)
     assert not found["lora"].trains
     assert found["lora"].reason == "Training: ValueError: no such layer."
     assert found["lora"].adapter_bytes is None
@@ -140,7 +140,7 @@ def test_a_base_in_8_bits_whose_codes_are_taken_for_weights_is_found_out(
     tmp_path: Path, all_reload: None
 ) -> None:
     """HRA multiplies the codes themselves: its loss falls there, from where no base begins."""
-    seen = probing.probe(["hra"], tmp_path)["hra"]
+    seen = probing.probe(map(probing.variant_to_probe, ["hra"]), tmp_path)["hra"]
     assert seen.learns
     assert seen.on_8bit is False
     assert "the base's is" in seen.reason

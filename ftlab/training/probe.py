@@ -7,6 +7,7 @@ with gradient checkpointing. A failed check is recorded with its reason; the pro
 from __future__ import annotations
 
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -27,12 +28,11 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as transformers_logging
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.processes import python_environment
 from ftlab.basics.words import join_names, shorten
-from ftlab.maintain import probe_reload
-from ftlab.maintain.probe_reload import Reloaded, Request
 from ftlab.methods.capabilities import Capability
 from ftlab.methods.registry import METHODS
 from ftlab.methods.spec import BasePrecision, MethodSpec, RunPlan
@@ -41,6 +41,7 @@ from ftlab.models.generation import generation_inputs, greedy_config, virtual_to
 from ftlab.models.loading import load_base_model
 from ftlab.models.reference import ModelReference
 from ftlab.models.resolve import ResolvedModel
+from ftlab.training import probe_reload
 from ftlab.training.model import (
     added_loss,
     after_optimizer_step,
@@ -51,6 +52,7 @@ from ftlab.training.model import (
     save_result,
     shipped_bytes,
 )
+from ftlab.training.probe_reload import Reloaded, Request
 from ftlab.training.step import IGNORED, Batch, completion_losses, make_batch
 
 CPU = torch.device("cpu")
@@ -58,6 +60,14 @@ END, START = "<|end|>", "<|start|>"
 NEW_TOKENS = 8
 _PROMPT, _ANSWER, _ROWS, _LETTERS = 6, 18, 4, 12
 _SPREAD = 0.1  # large enough that every layer affects the logits
+
+
+def in_silence() -> None:
+    """Sets up this process for a probe: one thread, as the model is too small for more, no logs."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs every int8 product
+    torch.set_num_threads(1)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -259,7 +269,7 @@ def climb(
     tried: dict[int, Trained] = {}
     error: FtlabError | None = None
     for times in LADDER:
-        rate = times * variant.spec.learning_rate
+        rate = times * _rate(variant)
         try:
             tried[times] = train_tiny(tiny, variant, precision, rate, scratch / str(times))
         except NotANumber as reason:
@@ -271,6 +281,10 @@ def climb(
         assert error is not None
         raise error
     return next(iter(tried.items()))
+
+
+def _rate(variant: Variant) -> float:
+    return variant.learning_rate or variant.spec.learning_rate
 
 
 class NotANumber(FtlabError):
@@ -365,15 +379,20 @@ class Probed:
     request: Request | None = None
 
 
-def probe(methods: Iterable[str], folder: Path) -> dict[str, Capability]:
-    """Probes the methods with these ids; `folder` is for temporary files."""
+def variant_to_probe(method_id: str) -> Variant:
+    """The method with the settings that it has on the tiny model."""
+    spec = METHODS[method_id]
+    return with_settings(Variant(spec.id), spec.probe.settings)
+
+
+def probe(variants: Iterable[Variant], folder: Path) -> dict[str, Capability]:
+    """Probes the variants, one of each method, by its id; `folder` is for temporary files."""
     plain = TinyModel.make(folder / "tiny-llama")
     biased = TinyModel.make(folder / "tiny-llama-with-biases", biases=True)
     probed = []
-    for method in methods:
-        spec = METHODS[method]
-        tiny = biased if spec.probe.needs_biases else plain
-        probed.append(_Probe(spec, tiny, folder / "methods" / method).run())
+    for variant in variants:
+        tiny = biased if variant.spec.probe.needs_biases else plain
+        probed.append(_Probe(variant, tiny, folder / "methods" / variant.method).run())
     answers = _reload([item.request for item in probed if item.request], folder)
     return {item.spec.id: _capability(item, answers.get(item.spec.id)) for item in probed}
 
@@ -390,15 +409,15 @@ def _base_loss(tiny: TinyModel, precision: BasePrecision | None) -> float:
 
 
 class _Probe:
-    """All checks of one method in this process."""
+    """All checks of one variant in this process."""
 
-    def __init__(self, spec: MethodSpec, tiny: TinyModel, folder: Path) -> None:
-        self._spec = spec
+    def __init__(self, variant: Variant, tiny: TinyModel, folder: Path) -> None:
+        self._spec = variant.spec
         self._tiny = tiny
         self._folder = folder
-        self._variant = with_settings(Variant(spec.id), spec.probe.settings)
+        self._variant = variant
         self._findings = Findings()
-        self._probed = Probed(spec, self._findings)
+        self._probed = Probed(self._spec, self._findings)
 
     def run(self) -> Probed:
         ask = self._findings.ask
@@ -406,7 +425,7 @@ class _Probe:
             return self._probed
         trained, factor = self._trained, self._probed.rate_factor
         assert factor is not None
-        self._rate = factor * self._spec.learning_rate
+        self._rate = factor * _rate(self._variant)
         model = trained.model.eval()
         ask("loss_falls", lambda: _fell(trained))
         ask("generates", lambda: self._generates(model))
