@@ -21,6 +21,7 @@ from ftlab.commands import (
     open_sweep,
     pack,
     predict,
+    prove,
     push,
     recommend,
     report,
@@ -34,8 +35,8 @@ from ftlab.commands import (
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, tune, predict, runs, recommend, report, generate, grid, serving, adapter, merge,
-    push, script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
+    app, sweep, tune, prove, predict, runs, recommend, report, generate, grid, serving, adapter,
+    merge, push, script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
 )  # fmt: skip
 
 

@@ -47,6 +47,37 @@ def predicted_meanwhile(
             thread.join()
 
 
+def said_beforehand(requests: Sequence[SweepRequest], store: RunStore) -> str:
+    """How long the sweeps of these requests take together, in a sentence, before they are queued.
+
+    Each kind of run is predicted first, in some seconds, if it was not before.
+    """
+    unknown = "How long this takes is known once a run has measured the speed of this machine."
+    total = 0.0
+    with Predictor() as predictor:
+        for request in requests:
+            asked = costing(request)
+            kinds: list[tuple[Variant, Prediction]] = []  # a rate changes no cost
+            found: dict[int, Prediction] = {}
+            for place, (variant, question) in enumerate(
+                zip(asked.variants, asked.questions, strict=True)
+            ):
+                kind = replace(variant, learning_rate=None)
+                known = next((one for bare, one in kinds if bare == kind), None)
+                if known is None:
+                    try:
+                        ((_, known),) = predictor.ask([question])
+                    except FtlabError:
+                        return unknown
+                    kinds.append((kind, known))
+                found[place] = known
+            estimate = times_of(asked, store.runs()).sweep(found)
+            if estimate is None:
+                return unknown
+            total += estimate.seconds
+    return sentence_from(time.time(), total)
+
+
 class _Sweep:
     """The sweep beside which its time is found."""
 

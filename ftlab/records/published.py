@@ -176,7 +176,7 @@ def parse_result(data: bytes, name: str) -> PublishedRun:
     document = parse_json(_DOCUMENT, data, name)
     run, train = document.run_info, document.train_info
     settings, points = run.train_config, train.metrics
-    benchmark = _IMAGE if any(point.similarity is not None for point in points) else _METAMATH
+    benchmark = _benchmark(document)
     scores = _numbers(points, benchmark.score)
     machine = plain_line(document.meta_info.system_info.accelerator or "", 200)
     model = settings.model_id.rpartition("/")[2]
@@ -225,6 +225,20 @@ def parse_result(data: bytes, name: str) -> PublishedRun:
     )
 
 
+def _benchmark(document: _Document) -> _Benchmark:
+    """Which benchmark it is: results of MetaMathQA name two data sets, those of `prove` one."""
+    if any(point.similarity is not None for point in document.train_info.metrics):
+        return _IMAGE
+    data = document.meta_info.dataset_info or {}
+    if len(data) != 1 or not isinstance(next(iter(data.values())), dict):
+        return _METAMATH
+    return dataclasses.replace(
+        _METAMATH, task=plain_line(next(iter(data)), 100), metric="score",
+        score_means="the task's own score, 0 to 1",
+        side_means="rise of the loss on unrelated text, in nats a token",
+    )  # fmt: skip
+
+
 def _fingerprint(document: _Document, scores: Sequence[float]) -> str:
     """A hash that is the same for the same measurement, whether from JSON or CSV."""
     run, train = document.run_info, document.train_info
@@ -257,7 +271,9 @@ def _facts(document: _Document, benchmark: _Benchmark) -> Iterator[tuple[str, st
     revisions = {name: sha for name, info in sources.items() if (sha := _sha(info))}
     has_curve = any(point.train_loss is not None for point in train.metrics)
     facts = {
-        "Source": f"huggingface/peft, method_comparison, {benchmark.task} (Apache-2.0)",
+        "Source": f"huggingface/peft, method_comparison, {benchmark.task} (Apache-2.0)"
+        if benchmark in (_METAMATH, _IMAGE)
+        else "a file in the form of huggingface/peft's method_comparison",
         "Experiment": run.experiment_name,
         "Measured": (run.created_at or "")[:10],
         "Versions": ", ".join(f"{n} {v}" for n, v in versions.items() if isinstance(v, str)),

@@ -61,10 +61,16 @@ def unreadable_notes(store: RunStore, sweep_id: str) -> list[str]:
     ]
 
 
-def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[str] = ()) -> str:
+def sweep_report(
+    data: SweepData,
+    variant: str | None = None,
+    notes: Sequence[str] = (),
+    first: Sequence[Markup] = (),
+) -> str:
     """Returns the report as one HTML document; the card is about `variant`, else the best one.
 
-    `notes` are sentences to show near its top. Raises `FtlabError` if no run is done.
+    `notes` are sentences to show near its top; `first` are sections to show after the card. Raises
+    `FtlabError` if no run is done.
     """
     check_reportable(data)
     card = card_of(data, variant)
@@ -73,6 +79,7 @@ def sweep_report(data: SweepData, variant: str | None = None, notes: Sequence[st
     broken = [*notes, *(samples.notes if samples else ())]
     sections = [
         _card_section(data, card),
+        *first,
         recommendation_section(data.table),
         _fair_section(data, broken),
         provenance_section(data),

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.commands import sweep_time
-from ftlab.commands.sweep_time import predicted_meanwhile, sentence
+from ftlab.commands.sweep_time import predicted_meanwhile, said_beforehand, sentence
 from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.jobs.sweep_costs import longest_of
@@ -272,3 +272,28 @@ def test_an_error_that_nobody_foresaw_is_said_and_ends_nothing(
         "ftlab: The time of the sweep is not predicted: RuntimeError: no such thing"
         in capsys.readouterr().err
     )
+
+
+def rungs(request: SweepRequest, *rates: float) -> SweepRequest:
+    (lora, *_) = request.variants
+    return replace(request, variants=tuple(replace(lora, learning_rate=rate) for rate in rates))
+
+
+def seconds_of(said: str) -> int:
+    minutes, seconds = re.search(r"(?:(\d+) min )?(\d+) s", said).groups()  # type: ignore[union-attr]
+    return 60 * int(minutes or 0) + int(seconds)
+
+
+def test_several_sweeps_are_timed_together_before_any_is_queued_and_each_kind_predicted_once(
+    request_: SweepRequest, tmp_path: Path, rates: list[Rates], predictor: SizedPredictor
+) -> None:
+    store = RunStore(tmp_path / "runs")
+    assert "is known once a run has measured" in said_beforehand([request_], store)
+    rates.append(RATES)
+    ladder = rungs(request_, 1e-3, 3e-3, 9e-3)
+    before = len(predictor.asked)
+    together = seconds_of(said_beforehand([ladder, request_], store))
+    assert len(predictor.asked) - before == 3, "LoRA at one rate, then both methods"
+    each = [seconds_of(said_beforehand([one], store)) for one in (ladder, request_)]
+    assert together == pytest.approx(sum(each), abs=2)
+    assert not store.runs()
