@@ -67,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method", metavar="lora:r=4",
         help="a method of ftlab, or of an installed package (entry point ftlab.methods)",
     )  # fmt: skip
-    add_settings(what, SweepRequest, WHAT)
+    add_settings(what, SweepRequest, WHAT, SweepRequest(seeds=_SEEDS))
     what.add_argument("--columns", metavar="prompt=q,completion=a", help="as of sweep")
     how = parser.add_argument_group("settings, the same for all")
     add_settings(
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--points", type=int, default=POINTS, metavar="N",
         help="learning rates in each ladder (%(default)s)",
     )  # fmt: skip
-    add_settings(how, SweepRequest, default=SweepRequest(seeds=_SEEDS), without=WHAT)
+    add_settings(how, SweepRequest, without=WHAT)
     out = parser.add_argument_group("output")
     out.add_argument(
         "-o",
@@ -130,12 +130,13 @@ def _tune(proof: Proof, store: RunStore, console: Console) -> list[Tuned]:
     request, runs = proof.request, store.runs()
     known = [known_ladder(ladder, request, runs) for ladder in proof.ladders]
     missing = [ladder for ladder, tuned in zip(proof.ladders, known, strict=True) if tuned is None]
-    todo: list[SweepRequest] = [ladder_request(request, missing)] if missing else []
+    tuning = replace(request, seeds=request.seeds[:1])
+    todo: list[SweepRequest] = [ladder_request(tuning, missing)] if missing else []
     if missing or known_sweep(proof.comparison(list(filter(None, known))), runs) is None:
         todo.append(request)
     if todo:
         say(said_beforehand(todo, store))
-    new = iter(_run_ladders(missing, request, store, console) if missing else [])
+    new = iter(_run_ladders(missing, tuning, store, console) if missing else [])
     found = [tuned or next(new) for tuned in known]
     for tuned in found:
         print_ladder(tuned, output_console())
@@ -143,7 +144,7 @@ def _tune(proof: Proof, store: RunStore, console: Console) -> list[Tuned]:
 
 
 def _run_ladders(
-    ladders: Sequence[Ladder], request: ValidRequest, store: RunStore, console: Console
+    ladders: Sequence[Ladder], request: SweepRequest, store: RunStore, console: Console
 ) -> list[Tuned]:
     """Runs the ladders, and more rates where the best one is at an end."""
     specs: list[RunSpec] = []

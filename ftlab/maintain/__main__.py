@@ -6,14 +6,14 @@ import sys
 from collections.abc import Sequence
 
 from ftlab.commands.program import Program
-from ftlab.maintain import capabilities, record, specialists, transfer
+from ftlab.maintain import capabilities, claims, record, specialists, transfer
 
 PROGRAM = Program(
     name="python -m ftlab.maintain",
     description="Makes anew what ships with ftlab: the table of methods, the recorded sweeps, the "
     "adapters of the bundled tasks, and the study of what a small run predicts.",
     epilog="The tasks' examples: python -m ftlab.maintain.tasks FOLDER",
-    commands=(capabilities, record, specialists, transfer),
+    commands=(capabilities, record, specialists, transfer, claims),
 )
 
 

@@ -14,23 +14,17 @@ from rich.console import Console
 
 from ftlab.basics.files import put_between
 from ftlab.commands.options import add_runs_folder
-from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.waiting import say
-from ftlab.commands.watch import watch_or_cancel
-from ftlab.jobs.control import start_dispatcher
-from ftlab.jobs.inputs import check_inputs
-from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.maintain.record import code_commit
+from ftlab.maintain.studies import end_queued, train_missing
 from ftlab.methods.registry import label_of
 from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import is_bundled
-from ftlab.models.resolve import ModelReach
 from ftlab.records.metrics import METRICS
 from ftlab.records.store import RunStore
 from ftlab.records.transfer import (
     WHICH,
-    Protocol,
     TransferRecord,
     Which,
     done_runs,
@@ -75,7 +69,14 @@ def run(options: argparse.Namespace) -> int:
     if not options.show and record.missing:
         if is_bundled(protocol.request.model):
             ensure_bundled(say)
-        _train(protocol, store, Console(stderr=True))
+        console = Console(stderr=True)
+        end_queued(store, console)
+        by_seeds: dict[tuple[int, ...], list[Variant]] = {}
+        for method, done in done_runs(protocol, store.runs()).items():
+            seeds = tuple(seed for seed in protocol.seeds if seed not in done)
+            if seeds:
+                by_seeds.setdefault(seeds, []).append(Variant(method))
+        train_missing(protocol.request, by_seeds, store, console)
         record = measured(protocol, store.runs())
     for line in lines(record):
         print(line)
@@ -85,30 +86,6 @@ def run(options: argparse.Namespace) -> int:
     if options.document is not None:
         put_between(BEGIN, END, document(record), options.document)
     return 1 if record.missing else 0
-
-
-def _train(protocol: Protocol, store: RunStore, console: Console) -> None:
-    """Ends the runs that a killed command left queued, then trains with the missing seeds."""
-    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in store.runs() if run.is_open):
-        start_dispatcher(store.folder)
-        _watch(store, sweep_id, console)
-    by_seeds: dict[tuple[int, ...], list[Variant]] = {}
-    for method, done in done_runs(protocol, store.runs()).items():
-        seeds = tuple(seed for seed in protocol.seeds if seed not in done)
-        by_seeds.setdefault(seeds, []).append(Variant(method))
-    by_seeds.pop((), None)
-    for seeds, variants in by_seeds.items():
-        valid = checked(replace(protocol.request, seeds=seeds, variants=tuple(variants)))
-        check_inputs(valid, ModelReach())
-        specs = enqueue_sweep(valid, store.folder)
-        with predicted_meanwhile(valid, specs, store, console):
-            start_dispatcher(store.folder)
-            _watch(store, specs[0].sweep_id, console)
-
-
-def _watch(store: RunStore, sweep_id: str, console: Console) -> None:
-    if not watch_or_cancel(store, sweep_id, console):
-        raise KeyboardInterrupt
 
 
 def lines(record: TransferRecord) -> list[str]:

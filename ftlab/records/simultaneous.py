@@ -105,6 +105,25 @@ class Simultaneous:
             [0 if at in fixed else self.seeds.value / len(runs) for at, runs in enumerate(scores)]
         )
 
+    def draws(self, count: int, seed: int = 0) -> NDArray[np.float64]:
+        """Means as repetitions of the sweep might have them, (count, variants), for a bootstrap.
+
+        What seeds change is drawn from Student's distribution, as its variance is only estimated.
+        """
+        import numpy as np
+
+        rng = np.random.default_rng(seed)
+        nothing, own = np.zeros(len(self.means)), np.sqrt(self._of_seeds)
+        of_examples = rng.multivariate_normal(
+            nothing, self._of_examples, count, check_valid="ignore"
+        )
+        of_seeds = rng.standard_normal((count, len(self.means))) * own
+        freedom = self.seeds.freedom
+        if freedom < math.inf:
+            of_seeds /= np.sqrt(rng.chisquare(freedom, (count, 1)) / freedom)
+        drawn: NDArray[np.float64] = self.means + of_examples + of_seeds
+        return drawn
+
     def mean(self, variant: int) -> Interval:
         """Of the variant; these of all variants hold together.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ftlab.__main__ import main
+from ftlab.__main__ import build_parser, main
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.capabilities import Capability, capabilities
 from ftlab.methods.variant import Variant
@@ -52,7 +52,7 @@ def prove(
     monkeypatch.setattr("ftlab.commands.prove.ask_probe", probed)
     monkeypatch.setattr("ftlab.commands.prove.EXTENSIONS", 0)
     where = ["--model", str(tiny_model), "--task", str(task_file), "--runs-dir", "runs"]
-    return ["prove", *where, *SMALL, "--points", "2", "--seeds", "0"]
+    return ["prove", *where, *SMALL, "--points", "2", "--seeds", "0,1"]
 
 
 @pytest.mark.model
@@ -69,9 +69,11 @@ def test_a_proof_tunes_compares_and_writes_its_sheet_and_does_nothing_twice(
     assert "evidence-ia3.html and evidence-ia3.json" in said.out
     runs = RunStore(tmp_path / "runs").runs()
     tuning = [run for run in runs if run.spec.settings.eval_split == "tuning"]
-    assert sum(not run.spec.is_base for run in tuning) == 6, "three ladders of two rates"
+    rungs = [run.spec for run in tuning if not run.spec.is_base]
+    assert len(rungs) == 6, "three ladders of two rates"
+    assert {spec.seed for spec in rungs} == {0}, "a ladder needs one seed"
     compared = [run.spec for run in runs if run not in tuning and not run.spec.is_base]
-    assert [spec.method for spec in compared] == ["ia3", "lora", "full"]
+    assert [spec.method for spec in compared] == ["ia3", "lora", "full"] * 2
     record = json.loads((tmp_path / "evidence-ia3.json").read_text())
     assert record["run_info"]["peft_config"]["peft_type"] == "IA3"
     assert str(tmp_path) not in json.dumps(record)
@@ -122,3 +124,8 @@ def test_a_method_that_does_not_train_ends_the_proof_with_its_reason(
     monkeypatch.setattr("ftlab.commands.prove.ask_probe", refused)
     assert main([*prove, "--method", "ia3"]) == 2
     assert "IA3 does not train" in capsys.readouterr().err
+
+
+def test_a_proof_compares_over_three_seeds_if_none_are_named() -> None:
+    given = build_parser().parse_args(["prove", "--method", "ia3"])
+    assert given.seeds == "0,1,2"

@@ -1,0 +1,126 @@
+"""`claims`: tries claims of papers on the small model, as `ftlab.records.claims` says."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ftlab.basics.files import put_between
+from ftlab.basics.units import format_number
+from ftlab.basics.words import rate_name
+from ftlab.commands.options import add_runs_folder
+from ftlab.commands.waiting import say
+from ftlab.maintain.record import code_commit
+from ftlab.maintain.studies import end_queued, train_missing
+from ftlab.models.bundled import ensure_bundled
+from ftlab.models.reference import is_bundled
+from ftlab.records.claims import (
+    ClaimsProtocol,
+    ClaimsRecord,
+    Estimated,
+    Found,
+    read_protocol,
+    tried_claims,
+    write_claims,
+)
+from ftlab.records.store import RunStore
+
+NAME = "claims"
+SUMMARY = "try claims of papers on the small model, and say which are seen"
+DESCRIPTION = """Trains what assets/studies/claims.json fixes: ladders of learning rates first, then
+the methods at their best rates, over several seeds. Each claim gets its estimates with 95 %
+intervals, and a verdict: seen, not seen, or cannot be seen at this size. What is done in the runs
+folder is not done again.
+
+  python -m ftlab.maintain claims --runs-dir build/claims
+  python -m ftlab.maintain claims --runs-dir build/claims --show"""
+
+BEGIN, END = "<!-- made by `make claims` -->", "<!-- end of the claims -->"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--protocol", type=Path, metavar="FILE", help="another protocol (default: the shipped one)"
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing: judge what is there")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="write its table into this Markdown file"
+    )
+    parser.add_argument(
+        "--commit", metavar="HASH", help="commit of the code that measured (default: this one's)"
+    )
+    add_runs_folder(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    protocol, store = read_protocol(options.protocol), RunStore(options.runs_dir.resolve())
+    if not options.show:
+        if is_bundled(protocol.request(protocol.sweeps[0]).model):
+            ensure_bundled(say)
+        _train(protocol, store, Console(stderr=True))
+    record = tried_claims(protocol, store.runs())
+    for line in lines(record):
+        print(line)
+    if options.write is not None:
+        write_claims(replace(record, commit=options.commit or code_commit()), options.write)
+    if options.document is not None:
+        put_between(BEGIN, END, document(record), options.document)
+    return 0 if record.is_complete else 1
+
+
+def _train(protocol: ClaimsProtocol, store: RunStore, console: Console) -> None:
+    """Trains what is missing, sweep by sweep: later ones need the ladders of earlier ones."""
+    end_queued(store, console)
+    for sweep in protocol.sweeps:
+        missing = Found(protocol, store.runs()).missing(sweep)
+        train_missing(protocol.request(sweep), missing, store, console)
+
+
+def lines(record: ClaimsRecord) -> list[str]:
+    """Each claim with its verdict and estimates; which have no estimate yet."""
+    claims = {claim.id: claim for claim in record.protocol.claims}
+    said = []
+    for tried in record.tried:
+        claim = claims[tried.id]
+        if len(tried.estimates) < len(claim.estimates):
+            said.append(f"{claim.title}: not measured yet.")
+            continue
+        said.append(f"{claim.title}: {tried.verdict}.")
+        said += [f"  {estimate_words(one)}" for one in tried.estimates]
+    return said
+
+
+def estimate_words(found: Estimated) -> str:
+    """As in "…: 8.9 (6.1 to 13.0); the claim is 5 to 20"."""
+    value, low, high = (format_number(n, 2) for n in (found.value, found.low, found.high))
+    return f"{found.words}: {value} ({low} to {high}); the claim is {band_words(found)}"
+
+
+def band_words(found: Estimated) -> str:
+    """As in "5 to 20", "0 or more", "0.02 or less"."""
+    low, high = found.band
+    if low is None or high is None:
+        return f"{high:g} or less" if low is None and high is not None else f"{low:g} or more"
+    return f"{low:g} to {high:g}"
+
+
+def document(record: ClaimsRecord) -> str:
+    """The verdicts and estimates, as Markdown."""
+    claims = {claim.id: claim for claim in record.protocol.claims}
+    rows = ["| claim | estimate, 95 % interval | agrees with it | verdict |", "|---|---|---|---|"]
+    for tried in record.tried:
+        claim = claims[tried.id]
+        for at, found in enumerate(tried.estimates):
+            value, low, high = (format_number(n, 2) for n in (found.value, found.low, found.high))
+            name = f"{claim.says} [{claim.paper}]({claim.url})" if at == 0 else ""
+            rows.append(
+                f"| {name} | {found.words}: {value} ({low} to {high}) | {band_words(found)} | "
+                f"{found.verdict} |"
+            )
+    rates = ", ".join(f"{ladder} {rate_name(rate)}" for ladder, rate in record.rates.items())
+    machines = ", ".join(record.machines)
+    return "\n".join([*rows, "", f"Best learning rates: {rates}. Measured on {machines}."])

@@ -1,0 +1,49 @@
+"""What the studies share: their runs are queued, and those left queued are ended first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rich.console import Console
+
+from ftlab.commands.sweep_time import predicted_meanwhile
+from ftlab.commands.watch import watch_or_cancel
+from ftlab.jobs.control import start_dispatcher
+from ftlab.jobs.inputs import check_inputs
+from ftlab.jobs.launch import checked, enqueue_sweep
+from ftlab.methods.variant import Variant
+from ftlab.models.resolve import ModelReach
+from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
+
+
+def end_queued(store: RunStore, console: Console) -> None:
+    """Ends the runs that a killed command left queued. Raises `KeyboardInterrupt` after Ctrl-C."""
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in store.runs() if run.is_open):
+        start_dispatcher(store.folder)
+        _watch(store, sweep_id, console)
+
+
+def train_missing(
+    request: SweepRequest,
+    missing: Mapping[tuple[int, ...], Sequence[Variant]],
+    store: RunStore,
+    console: Console,
+) -> None:
+    """Trains variants of the request, by the seeds that each of them lacks.
+
+    Raises as `checked` and `enqueue_sweep` do, and `KeyboardInterrupt` after Ctrl-C.
+    """
+    for seeds, variants in missing.items():
+        valid = checked(replace(request, seeds=seeds, variants=tuple(variants)))
+        check_inputs(valid, ModelReach())
+        specs = enqueue_sweep(valid, store.folder)
+        with predicted_meanwhile(valid, specs, store, console):
+            start_dispatcher(store.folder)
+            _watch(store, specs[0].sweep_id, console)
+
+
+def _watch(store: RunStore, sweep_id: str, console: Console) -> None:
+    if not watch_or_cancel(store, sweep_id, console):
+        raise KeyboardInterrupt
