@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check wheel-test bench specialists recorded rates transfer pictures promises audit clean
+.PHONY: help run test check wheel-test bench specialists recorded rates transfer claims pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -52,6 +52,9 @@ rates: .venv/installed  ## find every learning rate anew, docs/learning-rates.md
 
 transfer: .venv/installed  ## run the study of assets/studies/transfer.json, or go on with it (20 methods over 3 seeds, some hours)
 	$(BIN)/python -m ftlab.maintain transfer --runs-dir build/transfer --write build/transfer.json
+
+claims: .venv/installed  ## try the claims of assets/studies/claims.json, or go on with it (100 runs, some hours)
+	$(BIN)/python -m ftlab.maintain claims --runs-dir build/claims --write build/claims.json
 
 pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures

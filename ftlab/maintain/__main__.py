@@ -11,7 +11,7 @@ from ftlab.maintain import capabilities, claims, record, specialists, transfer
 PROGRAM = Program(
     name="python -m ftlab.maintain",
     description="Makes anew what ships with ftlab: the table of methods, the recorded sweeps, the "
-    "adapters of the bundled tasks, and the study of what a small run predicts.",
+    "adapters of the bundled tasks, and the studies of what a small run shows.",
     epilog="The tasks' examples: python -m ftlab.maintain.tasks FOLDER",
     commands=(capabilities, record, specialists, transfer, claims),
 )

@@ -128,4 +128,4 @@ def test_a_method_that_does_not_train_ends_the_proof_with_its_reason(
 
 def test_a_proof_compares_over_three_seeds_if_none_are_named() -> None:
     given = build_parser().parse_args(["prove", "--method", "ia3"])
-    assert given.seeds == "0,1,2"
+    assert given.seeds == "0, 1, 2"
