@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from ftlab.basics.files import put_between
-from ftlab.basics.units import format_number
 from ftlab.basics.words import rate_name
-from ftlab.commands.options import add_runs_folder
 from ftlab.commands.waiting import say
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import end_queued, train_missing
+from ftlab.maintain.studies import add_study_arguments, end_queued, train_missing
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import is_bundled
 from ftlab.records.claims import (
     ClaimsProtocol,
     ClaimsRecord,
-    Estimated,
     Found,
     read_protocol,
     tried_claims,
@@ -40,20 +36,7 @@ folder is not done again.
 
 BEGIN, END = "<!-- made by `make claims` -->", "<!-- end of the claims -->"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", type=Path, metavar="FILE", help="another protocol (default: the shipped one)"
-    )
-    parser.add_argument("--show", action="store_true", help="run nothing: judge what is there")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument(
-        "--document", type=Path, metavar="FILE", help="write its table into this Markdown file"
-    )
-    parser.add_argument(
-        "--commit", metavar="HASH", help="commit of the code that measured (default: this one's)"
-    )
-    add_runs_folder(parser)
+add_arguments = add_study_arguments
 
 
 def run(options: argparse.Namespace) -> int:
@@ -90,22 +73,10 @@ def lines(record: ClaimsRecord) -> list[str]:
             said.append(f"{claim.title}: not measured yet.")
             continue
         said.append(f"{claim.title}: {tried.verdict}.")
-        said += [f"  {estimate_words(one)}" for one in tried.estimates]
+        said += [
+            f"  {one.words}: {one.numbers}; the claim is {one.agreeing}" for one in tried.estimates
+        ]
     return said
-
-
-def estimate_words(found: Estimated) -> str:
-    """As in "…: 8.9 (6.1 to 13.0); the claim is 5 to 20"."""
-    value, low, high = (format_number(n, 2) for n in (found.value, found.low, found.high))
-    return f"{found.words}: {value} ({low} to {high}); the claim is {band_words(found)}"
-
-
-def band_words(found: Estimated) -> str:
-    """As in "5 to 20", "0 or more", "0.02 or less"."""
-    low, high = found.band
-    if low is None or high is None:
-        return f"{high:g} or less" if low is None and high is not None else f"{low:g} or more"
-    return f"{low:g} to {high:g}"
 
 
 def document(record: ClaimsRecord) -> str:
@@ -115,11 +86,9 @@ def document(record: ClaimsRecord) -> str:
     for tried in record.tried:
         claim = claims[tried.id]
         for at, found in enumerate(tried.estimates):
-            value, low, high = (format_number(n, 2) for n in (found.value, found.low, found.high))
             name = f"{claim.says} [{claim.paper}]({claim.url})" if at == 0 else ""
             rows.append(
-                f"| {name} | {found.words}: {value} ({low} to {high}) | {band_words(found)} | "
-                f"{found.verdict} |"
+                f"| {name} | {found.words}: {found.numbers} | {found.agreeing} | {found.verdict} |"
             )
     rates = ", ".join(f"{ladder} {rate_name(rate)}" for ladder, rate in record.rates.items())
     machines = ", ".join(record.machines)

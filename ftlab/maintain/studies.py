@@ -1,12 +1,15 @@
-"""What the studies share: their runs are queued, and those left queued are ended first."""
+"""What the studies share: their options, and how their runs are queued and ended."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
+from ftlab.commands.options import add_runs_folder
 from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
@@ -16,6 +19,22 @@ from ftlab.methods.variant import Variant
 from ftlab.models.resolve import ModelReach
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
+
+
+def add_study_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every study."""
+    parser.add_argument(
+        "--protocol", type=Path, metavar="FILE", help="another protocol (default: the shipped one)"
+    )
+    parser.add_argument("--show", action="store_true", help="run nothing: judge what is there")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument(
+        "--document", type=Path, metavar="FILE", help="write its tables into this Markdown file"
+    )
+    parser.add_argument(
+        "--commit", metavar="HASH", help="commit of the code that measured (default: this one's)"
+    )
+    add_runs_folder(parser)
 
 
 def end_queued(store: RunStore, console: Console) -> None:

@@ -8,15 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from ftlab.basics.files import put_between
-from ftlab.commands.options import add_runs_folder
 from ftlab.commands.waiting import say
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import end_queued, train_missing
+from ftlab.maintain.studies import add_study_arguments, end_queued, train_missing
 from ftlab.methods.registry import label_of
 from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
@@ -46,20 +44,7 @@ assets/studies/transfer.json. What is done in the runs folder is not done again.
 
 BEGIN, END = "<!-- made by `make transfer` -->", "<!-- end of the study -->"
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--protocol", type=Path, metavar="FILE", help="another protocol (default: the shipped one)"
-    )
-    parser.add_argument("--show", action="store_true", help="run nothing: compare what is there")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the result as JSON")
-    parser.add_argument(
-        "--document", type=Path, metavar="FILE", help="write its tables into this Markdown file"
-    )
-    parser.add_argument(
-        "--commit", metavar="HASH", help="commit of the code that measured (default: this one's)"
-    )
-    add_runs_folder(parser)
+add_arguments = add_study_arguments
 
 
 def run(options: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder, read_record, write_atomically
+from ftlab.basics.units import format_number
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import parse_model
 from ftlab.records.differences import examples_of
@@ -160,14 +161,29 @@ class Estimated:
     band: tuple[float | None, float | None]
 
     @property
+    def numbers(self) -> str:
+        """As in "8.90 (6.10 to 13.00)"."""
+        value, low, high = (format_number(n, 2) for n in (self.value, self.low, self.high))
+        return f"{value} ({low} to {high})"
+
+    @property
+    def agreeing(self) -> str:
+        """The values that agree with the claim, as in "5 to 20", "0 or more", "0.02 or less"."""
+        low, high = self.band
+        if low is None or high is None:
+            return f"{low:g} or more" if low is not None else f"{high or 0:g} or less"
+        return f"{low:g} to {high:g}"
+
+    @property
     def verdict(self) -> Verdict:
-        low, high = (-math.inf, math.inf) if self.band == (None, None) else self._ends()
+        low, high = self._ends
         if low <= self.low and self.high <= high:
             return "seen"
         if self.high < low or high < self.low:
             return "not seen"
         return "cannot be seen at this size"
 
+    @property
     def _ends(self) -> tuple[float, float]:
         low, high = self.band
         return (-math.inf if low is None else low, math.inf if high is None else high)

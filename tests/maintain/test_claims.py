@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftlab.maintain.__main__ import main
-from ftlab.maintain.claims import BEGIN, END, band_words
-from ftlab.records.claims import _PROTOCOL, ClaimsProtocol, Estimated, read_claims
+from ftlab.maintain.claims import BEGIN, END
+from ftlab.records.claims import _PROTOCOL, ClaimsProtocol, read_claims
 from ftlab.records.store import RunStore
 from tests.records.test_claims import run_sweep, small
 
@@ -47,14 +47,6 @@ def test_what_is_not_measured_yet_is_said_and_the_status_is_1(
 ) -> None:
     assert main(command(tmp_path, small(), "--show")) == 1
     assert capsys.readouterr().out == "LoRA learns less: not measured yet.\n"
-
-
-@pytest.mark.parametrize(
-    ("band", "words"),
-    [((5, 20), "5 to 20"), ((0, None), "0 or more"), ((None, 0.02), "0.02 or less")],
-)
-def test_a_band_is_said_in_words(band: tuple[float | None, float | None], words: str) -> None:
-    assert band_words(Estimated("x", "loss", 1, 0, 2, band)) == words
 
 
 @pytest.mark.model

@@ -146,6 +146,14 @@ def test_a_verdict_follows_from_the_interval_and_the_band_alone(
     assert found.verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("band", "words"),
+    [((5, 20), "5 to 20"), ((0, None), "0 or more"), ((None, 0.02), "0.02 or less")],
+)
+def test_a_band_is_said_in_words(band: tuple[float | None, float | None], words: str) -> None:
+    assert Estimated("x", "loss", 1, 0, 2, band).agreeing == words
+
+
 def test_a_claim_of_two_parts_is_seen_only_if_both_are() -> None:
     seen = Estimated("x", "loss", 1, 0.5, 2, (0, None))
     open_, against = replace(seen, low=-1), replace(seen, low=-3, high=-1)
