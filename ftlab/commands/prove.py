@@ -18,7 +18,7 @@ from ftlab.commands.sweep import parse_columns
 from ftlab.commands.sweep_time import predicted_meanwhile, said_beforehand
 from ftlab.commands.tables import output_console, print_ladder
 from ftlab.commands.waiting import fetched_model, say
-from ftlab.commands.watch import watch_or_cancel
+from ftlab.commands.watch import watch_or_cancel, watch_queued
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import check_inputs
 from ftlab.jobs.launch import ValidRequest, enqueue_sweep
@@ -110,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
     check_inputs(proof.request, ModelReach())
     say(proof.matching)
     console = Console(stderr=True)
+    watch_queued(store, console)
     tuned = _tune(proof, store, console)
     compared = proof.comparison(tuned)
     sweep_id = _compare(compared, store, console)

@@ -70,6 +70,18 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
             time.sleep(POLL_SECONDS)
 
 
+def watch_queued(store: RunStore, console: Console) -> None:
+    """Watches the runs that are open already, as those of a killed command, until they end.
+
+    For commands that use what is there and add what is missing. Raises `KeyboardInterrupt` after
+    Ctrl-C, which cancels them.
+    """
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in store.runs() if run.is_open):
+        start_dispatcher(store.folder)
+        if not watch_or_cancel(store, sweep_id, console):
+            raise KeyboardInterrupt
+
+
 def watch_or_cancel(
     store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()
 ) -> bool:

@@ -10,8 +10,9 @@ from rich.console import Console
 from ftlab.basics.files import put_between
 from ftlab.basics.words import rate_name
 from ftlab.commands.waiting import say
+from ftlab.commands.watch import watch_queued
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import add_study_arguments, end_queued, train_missing
+from ftlab.maintain.studies import add_study_arguments, train_missing
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import is_bundled
 from ftlab.records.claims import (
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(protocol: ClaimsProtocol, store: RunStore, console: Console) -> None:
     """Trains what is missing, sweep by sweep: later ones need the ladders of earlier ones."""
-    end_queued(store, console)
+    watch_queued(store, console)
     for sweep in protocol.sweeps:
         missing = Found(protocol, store.runs()).missing(sweep)
         train_missing(protocol.request(sweep), missing, store, console)

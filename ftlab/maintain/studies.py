@@ -1,4 +1,4 @@
-"""What the studies share: their options, and how their runs are queued and ended."""
+"""What the studies share: their options, and how what is missing is trained."""
 
 from __future__ import annotations
 
@@ -37,13 +37,6 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     add_runs_folder(parser)
 
 
-def end_queued(store: RunStore, console: Console) -> None:
-    """Ends the runs that a killed command left queued. Raises `KeyboardInterrupt` after Ctrl-C."""
-    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in store.runs() if run.is_open):
-        start_dispatcher(store.folder)
-        _watch(store, sweep_id, console)
-
-
 def train_missing(
     request: SweepRequest,
     missing: Mapping[tuple[int, ...], Sequence[Variant]],
@@ -60,9 +53,5 @@ def train_missing(
         specs = enqueue_sweep(valid, store.folder)
         with predicted_meanwhile(valid, specs, store, console):
             start_dispatcher(store.folder)
-            _watch(store, specs[0].sweep_id, console)
-
-
-def _watch(store: RunStore, sweep_id: str, console: Console) -> None:
-    if not watch_or_cancel(store, sweep_id, console):
-        raise KeyboardInterrupt
+            if not watch_or_cancel(store, specs[0].sweep_id, console):
+                raise KeyboardInterrupt

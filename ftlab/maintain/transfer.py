@@ -13,8 +13,9 @@ from rich.console import Console
 
 from ftlab.basics.files import put_between
 from ftlab.commands.waiting import say
+from ftlab.commands.watch import watch_queued
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import add_study_arguments, end_queued, train_missing
+from ftlab.maintain.studies import add_study_arguments, train_missing
 from ftlab.methods.registry import label_of
 from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         if is_bundled(protocol.request.model):
             ensure_bundled(say)
         console = Console(stderr=True)
-        end_queued(store, console)
+        watch_queued(store, console)
         by_seeds: dict[tuple[int, ...], list[Variant]] = {}
         for method, done in done_runs(protocol, store.runs()).items():
             seeds = tuple(seed for seed in protocol.seeds if seed not in done)
