@@ -42,6 +42,10 @@ if TYPE_CHECKING:
 Verdict = Literal["seen", "not seen", "cannot be seen at this size"]
 Kind = Literal["rate ratio", "loss", "forgetting", "largest score difference", "gap ratio"]
 
+RATIOS: frozenset[Kind] = frozenset({"rate ratio"})
+"""Kinds of estimates that are above zero, for logarithmic axes."""
+
+_TO_TRY = 100  # test examples of a person's own try
 _TAILS = (2.5, 97.5)
 _OF_SEEDS = {measure.key: measure.of_seeds for measure in MEASURES}
 
@@ -145,6 +149,23 @@ class ClaimsProtocol:
             ),
             seeds=sweep.seeds,
         )
+
+
+def to_try(protocol: ClaimsProtocol, claim: Claim) -> SweepRequest:
+    """The claim's methods as one sweep to try on another model, scored on test examples.
+
+    Ladders keep their rates; other methods have their own for the model.
+    """
+    sweep = protocol.sweep(claim.estimates[-1].sweeps[-1])
+    names = {arm for one in claim.estimates for arm in one.arms}
+    variants = [
+        replace(parse_variant(arm.variant), learning_rate=rate)
+        for arm in sweep.arms
+        if arm.id in names
+        for rate in (arm.rates or (None,))
+    ]
+    settings = TrainingSettings(steps=sweep.steps, eval_examples=_TO_TRY)
+    return replace(protocol.request(sweep), variants=tuple(variants), settings=settings)
 
 
 @dataclass(frozen=True)

@@ -218,7 +218,8 @@ def is_being_answered(asked: Asked[Any] | None) -> bool:
 class Links:
     """State for links between tabs: the source tab writes it, the target tab listens to `.change`.
 
-    `clone` is an `Asked` with a tuple of run ids whose settings Experiment copies, or `None`.
+    `clone` is an `Asked` with what Experiment's form is filled with, or `None`: a tuple of run ids
+    whose settings it copies, or a request, which leaves the form's model.
     `asked` has a state for each parameter of an address (see `TabSpec.address`): an `Asked` with
     what is to be shown, "" for the tab as it is without the parameter, or `None`. A handler that
     writes one also returns `gr.Tabs(selected=…)` to `tabs`; the target takes it (`taken`).

@@ -15,7 +15,7 @@ from ftlab.basics.devices import AUTO, list_devices
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access, Inputs, check_inputs, look_at_inputs, must_ask
-from ftlab.jobs.launch import device_of, enqueue_sweep, space_errors
+from ftlab.jobs.launch import device_of, enqueue_sweep, plan_sweep, space_errors
 from ftlab.jobs.peft_check import FIELD as PEFT_JSON
 from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.by_hand import PEFT
@@ -128,12 +128,17 @@ def listen(
     def fill(values: Mapping[str, Any]) -> list[Any]:
         return [True, *updates(values, names, context.access)]
 
-    def take(asked: Asked[tuple[str, ...]] | None) -> list[Any]:
-        run_ids = taken(asked)
-        if not run_ids:
+    def take(asked: Asked[tuple[str, ...] | SweepRequest] | None, *now: Any) -> list[Any]:
+        given = taken(asked)
+        if not given:
             return [gr.skip()] * len(filled)
+        if isinstance(given, SweepRequest):
+            model = {name: form.values(now)[name] for name in ("model", "model_name")}
+            values, _ = fitting(form_values(alike(plan_sweep(given))))
+            gr.Info("The form holds the methods and settings; the model is yours.", duration=6)
+            return fill(values | model)
         try:
-            specs = [context.store.find(run_id).spec for run_id in run_ids]
+            specs = [context.store.find(run_id).spec for run_id in given]
         except FtlabError as error:
             warn(str(error), title="Not cloned")
             return [gr.skip()] * len(filled)
@@ -158,7 +163,7 @@ def listen(
     in_turn = one_at_a_time("filling")
     given = links.kept[FORM.name].given
     for event in (
-        links.clone.change(take, links.clone, filled, **in_turn),
+        links.clone.change(take, [links.clone, *fields], filled, **in_turn),
         given.change(restore, [given, is_filled, *fields], filled, **in_turn),
         kept_line.select(start_anew, None, filled, **in_turn),
     ):

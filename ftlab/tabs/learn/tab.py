@@ -11,7 +11,17 @@ import gradio as gr
 from ftlab.basics.words import shorten
 from ftlab.tabs.address import address_of
 from ftlab.tabs.context import QUIET, AppContext, Asked, Links, TabSpec, each_opened, taken
-from ftlab.tabs.learn import change, full, merge, methods, nf4, photo_filter, soft_prompt, transfer
+from ftlab.tabs.learn import (
+    change,
+    claims,
+    full,
+    merge,
+    methods,
+    nf4,
+    photo_filter,
+    soft_prompt,
+    transfer,
+)
 from ftlab.tabs.widgets import H, warn
 
 
@@ -21,7 +31,12 @@ class Lesson:
 
     id: str
     name: str
-    build: Callable[[AppContext], None]
+    build: Callable[[AppContext, Links], None]
+
+
+def _alone(build: Callable[[AppContext], None]) -> Callable[[AppContext, Links], None]:
+    """A lesson that leads to no other tab."""
+    return lambda context, links: build(context)
 
 
 def _build_lora(context: AppContext) -> None:
@@ -35,13 +50,14 @@ def _build_lora(context: AppContext) -> None:
 
 
 LESSONS = (
-    Lesson("lora", "LoRA: a photo filter", _build_lora),
-    Lesson("full", "Full fine-tuning", full.build),
-    Lesson("prompt_tuning", "Prompt tuning", soft_prompt.build),
-    Lesson("qlora", "QLoRA: 16 levels", nf4.build),
-    Lesson("merging", "Merging", merge.build),
-    Lesson("methods", "All methods", methods.build),
-    Lesson("small_and_large", "Small and large", transfer.build),
+    Lesson("lora", "LoRA: a photo filter", _alone(_build_lora)),
+    Lesson("full", "Full fine-tuning", _alone(full.build)),
+    Lesson("prompt_tuning", "Prompt tuning", _alone(soft_prompt.build)),
+    Lesson("qlora", "QLoRA: 16 levels", _alone(nf4.build)),
+    Lesson("merging", "Merging", _alone(merge.build)),
+    Lesson("methods", "All methods", _alone(methods.build)),
+    Lesson("small_and_large", "Small and large", _alone(transfer.build)),
+    Lesson("claims", "Claims of papers", claims.build),
 )
 
 
@@ -51,7 +67,7 @@ def build(context: AppContext, links: Links) -> None:
         for lesson in LESSONS:
             with gr.Tab(lesson.name, id=lesson.id):
                 H(f"<i {address_of(lesson=lesson.id)}></i>", elem_classes="ft-carrier")
-                lesson.build(context)
+                lesson.build(context, links)
 
     def follow(link: Asked[str] | None) -> Any:
         asked = taken(link)

@@ -306,7 +306,7 @@ def test_an_address_opens_its_lesson_and_the_first_one_for_what_is_not_there(
     assert row.selected == shown
     assert said == (
         ["There is no lesson 'gone'; the lessons are lora, full, prompt_tuning, qlora, merging, "
-         "methods, small_and_large."]
+         "methods, small_and_large, claims."]
         if asked == "gone" else []
     )  # fmt: skip
 
@@ -322,6 +322,7 @@ def test_the_lessons_stand_in_order_and_compute_nothing_before_the_tab_is_opened
         "Merging",
         "All methods",
         "Small and large",
+        "Claims of papers",
     ]
     events = {event for fn in page.fns.values() for _, event in fn.targets}
     assert "select" in events
