@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -27,6 +28,7 @@ def claim_figure(tried: Tried) -> go.Figure:
             f"xaxis{number}": {
                 "anchor": f"y{number}", "type": "log" if found.kind in RATIOS else "linear",
                 "range": [_scaled(found, low), _scaled(found, high)], "nticks": 6,
+                **_ticks(found, low, high),
             },
             f"yaxis{number}": {
                 "anchor": f"x{number}", "range": [-1, 1], "visible": False,
@@ -66,6 +68,15 @@ def _ends(found: Estimated) -> tuple[float, float]:
         return min(values) / 1.6, max(values) * 1.6
     space = 0.15 * ((max(values) - min(values)) or 1.0)
     return min(values) - space, max(values) + space
+
+
+def _ticks(found: Estimated, low: float, high: float) -> dict[str, Any]:
+    """Of a logarithmic axis, on which plotly writes 20 as a small 2."""
+    if found.kind not in RATIOS:
+        return {}
+    ticks = [step * 10.0**decade for decade in range(-3, 4) for step in (1, 2, 5)]
+    shown = [tick for tick in ticks if low <= tick <= high]
+    return {"tickmode": "array", "tickvals": shown, "ticktext": [f"{tick:g}" for tick in shown]}
 
 
 def _scaled(found: Estimated, value: float) -> float:

@@ -117,6 +117,16 @@ def test_a_run_is_cloned_into_the_form_of_experiment(page: Page) -> None:
     expect(page.locator(".pick input:checked")).to_have_value("qlora")
 
 
+def test_a_claim_of_learn_fills_the_form_of_experiment(page: Page) -> None:
+    page.get_by_role("tab", name="Learn").click()
+    page.get_by_role("tab", name="Claims of papers").click()
+    page.get_by_label("LoRA learns less and forgets less").check()
+    page.get_by_role("button", name="Run it on my model").click()
+    expect(page.locator("#go")).to_have_text("Launch 6 runs")
+    checked = page.locator(".pick input:checked").evaluate_all("all => all.map(box => box.value)")
+    assert checked == ["full", "lora"]
+
+
 def test_on_a_phone_each_row_is_a_card_that_fits(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 900})
     width = rows(page).first.evaluate("row => row.getBoundingClientRect().width")

@@ -133,10 +133,8 @@ def listen(
         if not given:
             return [gr.skip()] * len(filled)
         if isinstance(given, SweepRequest):
-            model = {name: form.values(now)[name] for name in ("model", "model_name")}
-            values, _ = fitting(form_values(alike(plan_sweep(given))))
             gr.Info("The form holds the methods and settings; the model is yours.", duration=6)
-            return fill(values | model)
+            return fill(asked_for(given, form.values(now)))
         try:
             specs = [context.store.find(run_id).spec for run_id in given]
         except FtlabError as error:
@@ -168,6 +166,12 @@ def listen(
         kept_line.select(start_anew, None, filled, **in_turn),
     ):
         task.preview.after(check.after(event))
+
+
+def asked_for(request: SweepRequest, now: Mapping[str, Any]) -> dict[str, Any]:
+    """Form values that ask for the request, with the model that the form has now."""
+    values, _ = fitting(form_values(alike(plan_sweep(request))))
+    return values | {name: now[name] for name in ("model", "model_name")}
 
 
 def taken_over(specs: Sequence[RunSpec]) -> str:

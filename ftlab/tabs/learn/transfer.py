@@ -75,11 +75,11 @@ def view(
 def finding(agreed: RankAgreement, metric: MetricSpec) -> str:
     """What the correlation says, with its interval."""
     if agreed.low > 0:
-        verdict = "Both tables order the methods alike"
+        verdict = "The two orders agree more than by chance"
     elif agreed.high < 0:
-        verdict = "The tables order the methods the opposite way"
+        verdict = "The two orders are opposite"
     else:
-        verdict = "That both tables order the methods alike is not shown"
+        verdict = "That the two orders agree is not shown"
     return (
         f"{verdict} (by {metric.name}): Spearman's correlation is {agreed.sentence}. "
         "1 is the same order, 0 none."
@@ -100,7 +100,7 @@ def not_carried(record: TransferRecord) -> str:
     return (
         f"LoRA against full fine-tuning in forgetting: {metric.format(lora.mean)} and "
         f"{metric.format(full.mean)} here, {lora.theirs:.3f} and {full.theirs:.3f} in the "
-        f"published table. This carries over{'' if same else ' not at all'}."
+        f"published table. This {'carries' if same else 'does not carry'} over."
     )
 
 

@@ -31,7 +31,7 @@ from ftlab.tabs.experiment.request import (
     read_model,
     read_request,
 )
-from ftlab.tabs.experiment.tab import fitting, taken_over, updates
+from ftlab.tabs.experiment.tab import asked_for, fitting, taken_over, updates
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference
 
@@ -316,6 +316,13 @@ def test_runs_with_other_settings_are_left_aside_and_that_is_said() -> None:
     specs = plan_sweep(PLAIN)[1:] + plan_sweep(replace(PLAIN, dtype_policy="fp32"))[1:]
     assert alike(specs) == specs[:2]
     assert "2 runs with other settings are left out" in taken_over(specs)
+
+
+def test_a_request_of_another_tab_fills_the_form_but_for_the_model(tiny_model: Path) -> None:
+    mine = values_of(replace(PLAIN, model=str(tiny_model)))
+    rates = tuple(Variant("lora", learning_rate=rate) for rate in (1e-3, 3e-3))
+    values = asked_for(with_variants(*rates), mine)
+    assert read_form(values).checked() == replace(with_variants(*rates), model=str(tiny_model))
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,7 @@ def test_each_estimate_has_its_own_axis_with_the_band_of_the_claim() -> None:
     figure = claim_figure(Tried("x", (ratio, loss)))
     first_band, first, second_band, second = figure.data
     assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["5", "10", "20"]
     assert figure.layout.xaxis2.type == "linear"
     assert sorted(set(first_band.x)) == [5, 20]
     assert max(second_band.x) == 0.02

@@ -24,9 +24,9 @@ def record(tmp_path: Path) -> TransferRecord:
 @pytest.mark.parametrize(
     ("agreed", "words"),
     [
-        (RankAgreement(0.9, 0.6, 1.0, 20), "Both tables order the methods alike"),
+        (RankAgreement(0.9, 0.6, 1.0, 20), "agree more than by chance"),
         (RankAgreement(0.3, -0.1, 0.6, 20), "is not shown"),
-        (RankAgreement(-0.9, -1.0, -0.6, 20), "the opposite way"),
+        (RankAgreement(-0.9, -1.0, -0.6, 20), "are opposite"),
     ],
 )
 def test_the_finding_claims_no_more_than_the_interval_shows(
@@ -52,7 +52,7 @@ def test_every_method_is_a_labelled_point_in_its_colour(record: TransferRecord) 
 def test_what_does_not_carry_over_is_said_with_its_numbers(record: TransferRecord) -> None:
     said = not_carried(record)
     assert "0.050 and 0.030 in the published table" in said
-    assert said.endswith("This carries over not at all.")
+    assert said.endswith("This does not carry over.")
     agreeing = {
         method: {key: tuple(-value for value in values) for key, values in columns.items()}
         for method, columns in record.rows.items()
