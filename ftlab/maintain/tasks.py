@@ -4,7 +4,8 @@ Run as: python -m ftlab.maintain.tasks FOLDER
 
 Writes one file per task and prints its SHA-256, which the task's spec must contain. The shipped
 files, `assets/tasks/<id>.jsonl`, use seed 0. A changed file is a new task: its results cannot be
-compared with earlier ones, and the shipped recordings and adapters must be made again.
+compared with earlier ones, and the shipped recordings and adapters must be made again. Held-out
+examples may be added at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from ftlab.maintain import medical_examples, shakespeare_examples, sql_examples
 from ftlab.tasks.spec import Example, Split
 
-SIZES: dict[Split, int] = {"train": 2_400, "tuning": 200, "held_out": 200}
+SIZES: dict[Split, int] = {"train": 2_400, "tuning": 200, "held_out": 1_000}
 
 GENERATORS: dict[str, Callable[[random.Random, Split], Example]] = {
     "sql": sql_examples.make,

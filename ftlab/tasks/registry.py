@@ -39,13 +39,18 @@ def get_task(task_id: str) -> TaskSpec:
     return TASKS[task_id]
 
 
+HELD_OUT_AT_FIRST = 200
+"""Held-out examples of the bundled tasks before they grew. Runs from before are on the same data:
+these come first, as they were, and a run scores the first ones."""
+
+
 def shipped_file(name: str) -> Path:
     """The file of the bundled task with that id, or of "general_text"."""
     return assets_folder() / "tasks" / f"{name}.jsonl"
 
 
 def bundled_data(task: TaskSpec) -> TaskData:
-    """The examples of a bundled task: 2,400 for training, 200 for tuning and 200 held out.
+    """The examples of a bundled task: 2,400 for training, 200 for tuning and 1,000 held out.
 
     Raises `FtlabError` if the file is missing or its SHA-256 differs from the task's spec.
     """
@@ -53,7 +58,8 @@ def bundled_data(task: TaskSpec) -> TaskData:
     for row in _rows(task.id, task.sha256):
         prompt = (Message("user", row["prompt"]),)
         sets[row["split"]].append(Example(prompt, row["completion"], row.get("extra", {})))
-    return TaskData(tuple(sets["train"]), tuple(sets["tuning"]), tuple(sets["held_out"]))
+    train, tuning, held_out = (tuple(examples) for examples in sets.values())
+    return TaskData(train, tuning, held_out, told_by=HELD_OUT_AT_FIRST)
 
 
 def general_passages() -> tuple[str, ...]:

@@ -195,7 +195,7 @@ def test_the_bar_counts_what_the_file_has_and_the_field_says_why(
     expect(page.locator(".ft-rail").get_by_text(why)).to_have_count(0)
     choose_task(page, "SQL")
     page.locator("#f-settings-eval-examples input").fill("5000")
-    expect(said(page)).to_contain_text("200 test examples scored")
+    expect(said(page)).to_contain_text("1,000 test examples scored")
 
 
 def test_files_that_are_changed_quickly_leave_no_error(page: Page, tmp_path: Path) -> None:

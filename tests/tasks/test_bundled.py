@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from ftlab.basics.files import assets_folder, recorded_folder
 from ftlab.tasks import registry
 from ftlab.tasks.reference import TaskReference, validate
 from ftlab.tasks.registry import (
+    HELD_OUT_AT_FIRST,
     TASKS,
     bundled_data,
     general_fingerprint,
@@ -63,13 +65,22 @@ def test_a_task_has_enough_examples(task_id: str) -> None:
     task = data(task_id)
     assert len(task.train) >= 2_000
     assert len(task.tuning) >= 200
-    assert len(task.held_out) >= 200
+    assert len(task.held_out) >= 1_000
 
 
 @ALL
 def test_no_prompt_is_in_two_sets_or_twice_in_one(task_id: str) -> None:
     prompts = [example.prompt for part in parts(data(task_id)) for example in part]
     assert len(prompts) == len(set(prompts))
+
+
+@ALL
+def test_later_held_out_examples_change_no_fingerprint_and_the_first_ones_do(task_id: str) -> None:
+    task = data(task_id)
+    fewer = replace(task, held_out=task.held_out[:HELD_OUT_AT_FIRST])
+    assert fewer.fingerprint() == task.fingerprint()
+    other = replace(task, held_out=task.held_out[1:])
+    assert other.fingerprint() != task.fingerprint()
 
 
 @ALL

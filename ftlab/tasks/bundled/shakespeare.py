@@ -10,6 +10,6 @@ TASK = TaskSpec(
     summary="A plain sentence in, the same sentence in Early Modern English out, scored with chrF.",
     metric=CHRF,
     max_new_tokens=48,
-    sha256="1cc8014ffd8307761ed6dc5ed5d5bd46c5a16053a18b95f79a51f3224594b188",
+    sha256="b5a6b1916b8661874dc6d27bc08c8322337ec3b175f2425818ce2f6260de85e5",
     place=2,
 )

@@ -237,6 +237,6 @@ TASK = TaskSpec(
     summary="A table's columns and a question in, one SQLite query out, scored by running it.",
     metric=EXECUTION_MATCH,
     max_new_tokens=48,
-    sha256="3967027649153351d317455db7d43c5a7516190f478f2be257f93e201a10527c",
+    sha256="427519241a3f80e94f00d49d15bfedcd12d94faa1f047b2f0052713663daf16f",
     place=1,
 )

@@ -57,7 +57,7 @@ def test_the_bar_says_how_many_the_bundled_task_has(
     asked: SweepRequest, models: ModelReach
 ) -> None:
     many = replace(asked, task=SQL, settings=replace(asked.settings, eval_examples=5_000))
-    assert "200 test examples scored" in bar(many, models)
+    assert "1,000 test examples scored" in bar(many, models)
     few = replace(many, settings=replace(asked.settings, eval_examples=8))
     assert "8 test examples scored" in bar(few, models)
     assert look_at_inputs(few, models).words == ""
