@@ -94,7 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # Imported here because plotly is slow to import and the other commands do not need it.
-    from ftlab.share.evidence import Evidence, evidence_page, evidence_record, sentences
+    from ftlab.share.evidence import (
+        Evidence,
+        check_proved,
+        evidence_page,
+        evidence_record,
+        sentences,
+    )
     from ftlab.share.report import check_target, write_report
 
     candidate, request = _candidate(options), _request(options)
@@ -113,10 +119,11 @@ def run(options: argparse.Namespace) -> int:
     watch_queued(store, console)
     tuned = _tune(proof, store, console)
     compared = proof.comparison(tuned)
+    notes = [f"{proof.matching}.", *proof.left_out(tuned)]
     sweep_id = _compare(compared, store, console)
-    found = Evidence(
-        compared.variants[0].label, sweep_data(store, sweep_id), capability, tuned, proof.matching
-    )
+    method, data = compared.variants[0].label, sweep_data(store, sweep_id)
+    check_proved(data, method)
+    found = Evidence(method, data, capability, tuned, notes)
     write_report(sheet, evidence_page(found))
     text = json.dumps(evidence_record(found), indent=2, ensure_ascii=False)
     write_atomically(record, f"{text}\n".encode())
@@ -133,7 +140,7 @@ def _tune(proof: Proof, store: RunStore, console: Console) -> list[Tuned]:
     missing = [ladder for ladder, tuned in zip(proof.ladders, known, strict=True) if tuned is None]
     tuning = replace(request, seeds=request.seeds[:1])
     todo: list[SweepRequest] = [ladder_request(tuning, missing)] if missing else []
-    if missing or known_sweep(proof.comparison(list(filter(None, known))), runs) is None:
+    if missing or not known_sweep(proof.comparison([one for one in known if one]), runs):
         todo.append(request)
     if todo:
         say(said_beforehand(todo, store))

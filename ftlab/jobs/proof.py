@@ -70,17 +70,32 @@ class Proof:
         return self.request.variants[0]
 
     def comparison(self, tuned: Sequence[Tuned]) -> ValidRequest:
-        """The three variants, each at the rate of its ladder.
+        """The variants, each at the rate of its ladder; another than the method is left out if its
+        ladder suggests none.
 
-        Raises `FtlabError` if a ladder of theirs suggests no rate.
+        Raises `FtlabError` if that of the method suggests none.
         """
-        variants = []
-        for ladder in tuned:
-            found = ladder.suggestion
-            if found.rate is None:
-                raise FtlabError(f"{ladder.variant.label} has no learning rate. {found.reason}")
-            variants.append(replace(ladder.variant, learning_rate=found.rate))
-        return checked(replace(self.request, variants=tuple(variants)))
+        own = tuned[0].suggestion
+        if own.rate is None:
+            raise FtlabError(f"{self.method.label} has no learning rate. {_why(tuned[0])}")
+        variants = tuple(
+            replace(ladder.variant, learning_rate=ladder.suggestion.rate)
+            for ladder in tuned
+            if ladder.suggestion.rate is not None
+        )
+        return checked(replace(self.request, variants=variants))
+
+    def left_out(self, tuned: Sequence[Tuned]) -> list[str]:
+        """A sentence for each variant that the method is not compared with."""
+        return [
+            f"{ladder.variant.label} is not compared: it has no learning rate. {_why(ladder)}"
+            for ladder in tuned
+            if ladder.suggestion.rate is None
+        ]
+
+
+def _why(tuned: Tuned) -> str:
+    return " ".join([tuned.suggestion.reason, *tuned.reasons])
 
 
 def proof_of(variant: Variant, request: SweepRequest, points: int, capability: Capability) -> Proof:

@@ -15,6 +15,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ftlab.basics import units
+from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import join_names, rate_name
 from ftlab.charts.facts import VariantRuns, by_variant
 from ftlab.charts.pareto import pareto_front
@@ -29,7 +30,7 @@ from ftlab.records.store import SweepData
 from ftlab.share.page import numbers_table, small_print
 from ftlab.share.peft_results import peft_result
 from ftlab.share.report import sweep_report
-from ftlab.share.report_sections import pairs_table, value_text
+from ftlab.share.report_sections import ended_words, pairs_table, value_text
 
 _QUALITY = ("score_after", "eval_loss_after", "general_loss_change")
 _COSTS = ("trainable_params", "net_peak_memory_bytes", "train_seconds", "adapter_bytes")
@@ -52,14 +53,15 @@ _VERDICTS = {
 class Evidence:
     """What a proof found. `method` is the label of the method in the sweep `data`.
 
-    `tuned` are the ladders, that of the method first; `matching` says how LoRA was matched.
+    `tuned` are the ladders, that of the method first; `notes` say how LoRA was matched, and what
+    is not compared.
     """
 
     method: str
     data: SweepData
     capability: Capability
     tuned: Sequence[Tuned]
-    matching: str
+    notes: Sequence[str]
 
     @property
     def others(self) -> list[str]:
@@ -88,6 +90,13 @@ class Evidence:
             f"By its means {self.method} is not on the Pareto front of {words}; "
             f"there {'is' if len(front) == 1 else 'are'} {join_names(front)}."
         )
+
+
+def check_proved(data: SweepData, method: str) -> None:
+    """Raises `FtlabError` if no run of the method is done: a sheet would say nothing of it."""
+    own = data.table[data.table["variant"] == method]
+    if not (own["status"] == "done").any():
+        raise FtlabError(f"No run of {method} is done. {' '.join(ended_words(own))}")
 
 
 def evidence_page(evidence: Evidence) -> str:
@@ -126,7 +135,7 @@ def evidence_record(evidence: Evidence) -> dict[str, Any]:
                 for other in evidence.others
             },
             "front": evidence.front,
-            "matching": evidence.matching,
+            "notes": list(evidence.notes),
             "capability": vars(evidence.capability),
             "ladders": [tuned.to_json() for tuned in evidence.tuned],
         }
@@ -177,7 +186,7 @@ def _against_section(evidence: Evidence) -> Markup:
     return Markup("<h2>Against {}</h2>{}{}").format(
         join_names(others) or "nothing",
         numbers_table("Against others", "results", "Measure", heads, rows, heads),
-        small_print(evidence.front, f"Matched parameters. {evidence.matching}."),
+        small_print(evidence.front, *evidence.notes),
     )
 
 

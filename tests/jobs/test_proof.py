@@ -12,7 +12,7 @@ from ftlab.basics.processes import WorkerEnded
 from ftlab.jobs import proof
 from ftlab.jobs.peft_check import Checked
 from ftlab.jobs.proof import ask_probe, known_ladder, known_sweep, proof_of
-from ftlab.jobs.tuning import Ladder, tuning_settings
+from ftlab.jobs.tuning import Ladder, Point, Tuned, tuning_settings
 from ftlab.methods.capabilities import Capability, capabilities
 from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.variant import Variant, read_variants
@@ -125,6 +125,19 @@ def test_a_peftconfig_is_probed_in_a_process_of_its_own() -> None:
     assert found.learns
     assert found.reloads
     assert found.merges
+
+
+@pytest.mark.usefixtures("llama")
+def test_a_rival_without_a_rate_is_left_out_with_its_reason_and_the_method_ends_the_proof() -> None:
+    found = proof_of(Variant("pissa"), REQUEST, 2, LORA)
+    own, lora, full = found.request.variants
+    rate, none = (Point(1e-3, "done", (1.0,)),), (Point(1e-3, "diverged"),)
+    tuned = [Tuned(own, rate, 2.0, ()), Tuned(lora, none, 2.0, ()), Tuned(full, rate, 2.0, ())]
+    assert [variant.method for variant in found.comparison(tuned).variants] == ["pissa", "full"]
+    (said,) = found.left_out(tuned)
+    assert said.startswith("LoRA is not compared: it has no learning rate. Every run diverged")
+    with pytest.raises(FtlabError, match=r"PiSSA has no learning rate\. Every run diverged"):
+        found.comparison([replace(tuned[0], points=none), *tuned[1:]])
 
 
 def ladder(folder: Path, *rates: float, losses: tuple[float | None, ...] = ()) -> None:

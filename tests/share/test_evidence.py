@@ -14,7 +14,13 @@ from ftlab.methods.capabilities import capabilities
 from ftlab.methods.variant import Variant
 from ftlab.records.published import import_files, parse_result
 from ftlab.records.store import RunStore
-from ftlab.share.evidence import Evidence, evidence_page, evidence_record, sentences
+from ftlab.share.evidence import (
+    Evidence,
+    check_proved,
+    evidence_page,
+    evidence_record,
+    sentences,
+)
 from ftlab.share.peft_results import peft_result
 from tests.fakes import make_run
 from tests.share.fakes import data_of
@@ -50,7 +56,7 @@ def evidence(tmp_path: Path) -> Evidence:
         Tuned(Variant(method), points, 2.0, tuple(r for r in runs if r.spec.method == method))
         for method in ("oft", "lora", "full")
     ]
-    return Evidence("OFT", data_of(tmp_path), capabilities()["oft"], tuned, "LoRA: 1 M of 1 M")
+    return Evidence("OFT", data_of(tmp_path), capabilities()["oft"], tuned, ["LoRA: 1 M of 1 M."])
 
 
 def test_the_page_has_what_the_proof_found_and_then_the_report(evidence: Evidence) -> None:
@@ -109,6 +115,16 @@ def test_a_result_without_its_adapter_has_the_settings_that_were_given(
     (run,) = RunStore(tmp_path).runs()
     config = peft_result(run)["run_info"]["peft_config"]
     assert config is None if method == "full" else config["peft_type"] == method.upper()
+
+
+def test_without_a_finished_run_of_the_method_the_reasons_are_said(tmp_path: Path) -> None:
+    make_run(tmp_path, "lora")
+    make_run(tmp_path, "oft", "diverged", reason="The loss rose.")
+    check_proved(data_of(tmp_path), "LoRA")
+    with pytest.raises(
+        FtlabError, match=r"No run of OFT is done\. OFT, seed 0: diverged\. The loss"
+    ):
+        check_proved(data_of(tmp_path), "OFT")
 
 
 def test_a_run_that_is_not_done_is_no_result(tmp_path: Path) -> None:
