@@ -200,7 +200,7 @@ def _done(table: pd.DataFrame) -> pd.DataFrame:
 
 def _abilities_section(capability: Capability) -> Markup:
     rows = [
-        (column.head, f"{MARKS[answer(capability, column)][1]}: {column.meaning}")
+        (column.head, f"{column.meaning}: {MARKS[answer(capability, column)][1]}")
         for column in COLUMNS
     ]
     return Markup("<h2>What it can do</h2>{}{}").format(

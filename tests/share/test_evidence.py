@@ -68,6 +68,7 @@ def test_the_page_has_what_the_proof_found_and_then_the_report(evidence: Evidenc
     ]  # fmt: skip
     assert "What was held equal" in heads
     assert "LoRA: 1 M of 1 M" in page
+    assert "learns on a base in NF4: yes" in page
     assert "1e-3 1.200; 3e-3 diverged. 1e-3 has the lowest loss" in page
     assert "1 min 01 s" in page
 
