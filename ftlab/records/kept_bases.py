@@ -70,7 +70,7 @@ def kept_file(spec: RunSpec, runs_folder: Path) -> Path | None:
     facts = {
         "model": _model_files(spec),
         "precision": [spec.base_precision, spec.dtype_policy],
-        "data": [data.fingerprint(), general_fingerprint()],
+        "data": [data.fingerprint(settings.eval_examples), general_fingerprint()],
         "scored": [
             task.metric.label, task.max_new_tokens, settings.eval_examples, settings.eval_split,
             settings.eval_answers, settings.max_length,

@@ -116,7 +116,7 @@ def _evaluation(
     except FtlabError as error:
         return None, f"Not scored after merging: {error}"
     known = run.result.environment.get("data_hash") if run.result else None
-    if known is not None and known != data.fingerprint():
+    if known is not None and known != data.fingerprint(spec.settings.eval_examples):
         return None, (
             "Not scored after merging: the task's data have changed since the run, so the two "
             "scores would not be of the same examples."

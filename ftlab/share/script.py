@@ -261,7 +261,7 @@ def _examples(run: Run, source: ResolvedModel) -> tuple[list[dict[str, Any]], in
     spec, settings = run.spec, run.spec.settings
     task, data = load_task(spec.task)
     known = run.result.environment.get("data_hash") if run.result else None
-    if known is not None and known != data.fingerprint():
+    if known is not None and known != data.fingerprint(spec.settings.eval_examples):
         raise FtlabError(
             f"The data of {task.label} have changed since the run, so no script can show it the "
             "same examples; put them back, or run it again."

@@ -49,7 +49,7 @@ class Example:
 class TaskData:
     """The three sets of a task. `notes` are sentences to show (dropped rows, and the reason).
 
-    `told_by` is how many held-out examples its fingerprint covers, `None` for all.
+    `told_by` is how many held-out examples its fingerprint covers at least, `None` for all.
     """
 
     train: tuple[Example, ...]
@@ -58,10 +58,14 @@ class TaskData:
     notes: tuple[str, ...] = ()
     told_by: int | None = None
 
-    def fingerprint(self) -> str:
-        """SHA-256 over the examples in order; equal for two runs on the same data."""
+    def fingerprint(self, scored: int) -> str:
+        """SHA-256 over the examples in order; equal for two runs on the same data.
+
+        `scored` is the number of examples that the run asks to score: those are covered too.
+        """
         digest = hashlib.sha256()
-        for part in (self.train, self.tuning, self.held_out[: self.told_by]):
+        covered = None if self.told_by is None else max(self.told_by, scored)
+        for part in (self.train, self.tuning, self.held_out[:covered]):
             for example in part:
                 digest.update(json.dumps(example.to_json(), sort_keys=True).encode())
             digest.update(b"\x00")

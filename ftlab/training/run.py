@@ -297,7 +297,7 @@ def _execute(
     task, data = load_task(spec.task)
     record.environment |= {
         "model_hash": source.fingerprint(),
-        "data_hash": data.fingerprint(),
+        "data_hash": data.fingerprint(spec.settings.eval_examples),
         GENERAL_TEXT_HASH: general_fingerprint(),
         "metric": task.metric.label,
     }

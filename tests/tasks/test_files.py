@@ -128,8 +128,8 @@ def test_sets_are_shuffled_by_seed_and_never_overlap() -> None:
     prompts = [e.prompt for e in data.train + data.tuning + data.held_out]
     assert len(set(prompts)) == 50
     assert data.notes == ("50 rows with a prompt that came before left out.",)
-    assert data.fingerprint() == to_task_data(rows(50) + rows(50), PAIRS, 0).fingerprint()
-    assert data.fingerprint() != to_task_data(rows(50), PAIRS, 1).fingerprint()
+    assert data.fingerprint(8) == to_task_data(rows(50) + rows(50), PAIRS, 0).fingerprint(8)
+    assert data.fingerprint(8) != to_task_data(rows(50), PAIRS, 1).fingerprint(8)
 
 
 def test_evaluation_sets_hold_at_most_200() -> None:
