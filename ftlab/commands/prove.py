@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ftlab.commands.options import WHAT, add_runs_folder, add_settings, read_opt
 from ftlab.commands.sweep import parse_columns
 from ftlab.commands.sweep_time import predicted_meanwhile, said_beforehand
 from ftlab.commands.tables import output_console, print_ladder
+from ftlab.commands.tune import run_ladders
 from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel, watch_queued
 from ftlab.jobs.control import start_dispatcher
@@ -24,19 +24,14 @@ from ftlab.jobs.inputs import check_inputs
 from ftlab.jobs.launch import ValidRequest, enqueue_sweep
 from ftlab.jobs.proof import Proof, ask_probe, known_ladder, known_sweep, proof_of
 from ftlab.jobs.tuning import (
-    EXTENSIONS,
     POINTS,
-    Ladder,
     Tuned,
-    enqueue_ladders,
-    further_ladders,
     ladder_request,
-    ladders_of,
 )
 from ftlab.methods.variant import Variant, parse_variant, read_option
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import ModelReach
-from ftlab.records.spec import RunSpec, SweepRequest
+from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore, sweep_data
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import with_columns
@@ -144,32 +139,11 @@ def _tune(proof: Proof, store: RunStore, console: Console) -> list[Tuned]:
         todo.append(request)
     if todo:
         say(said_beforehand(todo, store))
-    new = iter(_run_ladders(missing, tuning, store, console) if missing else [])
+    quiet = Console(quiet=True)  # the time of all was said
+    new = iter(run_ladders(missing, tuning, store, console, quiet) if missing else [])
     found = [tuned or next(new) for tuned in known]
     for tuned in found:
         print_ladder(tuned, output_console())
-    return found
-
-
-def _run_ladders(
-    ladders: Sequence[Ladder], request: SweepRequest, store: RunStore, console: Console
-) -> list[Tuned]:
-    """Runs the ladders, and more rates where the best one is at an end."""
-    specs: list[RunSpec] = []
-    todo = list(ladders)
-    for _ in range(EXTENSIONS + 1):
-        done = [spec.run_id for spec in specs]
-        new = enqueue_ladders(request, todo, store.folder, onto=specs)
-        specs += new
-        start_dispatcher(store.folder)
-        asked = ladder_request(request, todo)
-        with predicted_meanwhile(asked, new, store, Console(quiet=True)):
-            if not watch_or_cancel(store, specs[0].sweep_id, console, done):
-                raise KeyboardInterrupt
-        found = ladders_of(store.sweep(specs[0].sweep_id))
-        todo = further_ladders(found)
-        if not todo:
-            break
     return found
 
 

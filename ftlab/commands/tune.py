@@ -6,6 +6,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,10 @@ from ftlab.jobs.tuning import (
     enqueue_ladders,
     further_ladders,
     ladder_request,
+    ladders_of,
     latest_ladders,
     parse_rates,
     starting_ladder,
-    tuned_of,
     tuning_settings,
 )
 from ftlab.methods.registry import METHODS
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> int:
         console = Console(stderr=True, quiet=options.json)
         found = []
         for ladder in _ladders(variants, rates, options.points, request.model):
-            tuned = _tune(ladder, request, folder, console)
+            (tuned,) = run_ladders([ladder], request, RunStore(folder), console, console)
             found.append(tuned)
             if not options.json:
                 print_ladder(tuned, output_console())
@@ -134,25 +135,32 @@ def _ladders(
     return [starting_ladder(variant, size, points) for variant in variants]
 
 
-def _tune(ladder: Ladder, request: SweepRequest, folder: Path, console: Console) -> Tuned:
-    """Runs the ladder and its extensions as one sweep."""
+def run_ladders(
+    ladders: Sequence[Ladder],
+    request: SweepRequest,
+    store: RunStore,
+    console: Console,
+    times: Console,
+) -> list[Tuned]:
+    """Runs the ladders and their extensions as one sweep; how long it takes is said on `times`.
+
+    Raises `KeyboardInterrupt` after Ctrl-C, which cancels what is left.
+    """
     specs: list[RunSpec] = []
+    todo = list(ladders)
     for extended in range(EXTENSIONS + 1):
         known = [spec.run_id for spec in specs]
-        new = enqueue_ladders(request, [ladder], folder, onto=specs)
+        new = enqueue_ladders(request, todo, store.folder, onto=specs)
         specs += new
-        start_dispatcher(folder)
-        store = RunStore(folder)
+        start_dispatcher(store.folder)
         sweep_id = specs[0].sweep_id
-        with predicted_meanwhile(ladder_request(request, [ladder]), new, store, console):
+        with predicted_meanwhile(ladder_request(request, todo), new, store, times):
             if not watch_or_cancel(store, sweep_id, console, known):
                 raise KeyboardInterrupt
-        tuned = tuned_of(store.sweep(sweep_id))
-        assert tuned is not None
-        further = further_ladders([tuned])
-        if not further or extended == EXTENSIONS:
-            return tuned
-        (ladder,) = further
+        found = ladders_of(store.sweep(sweep_id))
+        todo = further_ladders(found)
+        if not todo or extended == EXTENSIONS:
+            return found
     raise AssertionError("a ladder ends with its last extension")
 
 

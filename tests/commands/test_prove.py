@@ -47,10 +47,11 @@ def prove(
         return replace(capabilities()["ia3"], id=variant.method)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ftlab.commands.prove.start_dispatcher", work_here)
-    monkeypatch.setattr("ftlab.commands.prove.predicted_meanwhile", nothing_predicted)
+    for module in "prove", "tune":
+        monkeypatch.setattr(f"ftlab.commands.{module}.start_dispatcher", work_here)
+        monkeypatch.setattr(f"ftlab.commands.{module}.predicted_meanwhile", nothing_predicted)
     monkeypatch.setattr("ftlab.commands.prove.ask_probe", probed)
-    monkeypatch.setattr("ftlab.commands.prove.EXTENSIONS", 0)
+    monkeypatch.setattr("ftlab.commands.tune.EXTENSIONS", 0)
     where = ["--model", str(tiny_model), "--task", str(task_file), "--runs-dir", "runs"]
     return ["prove", *where, *SMALL, "--points", "2", "--seeds", "0,1"]
 
