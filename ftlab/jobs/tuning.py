@@ -229,12 +229,6 @@ class Tuned:
         }
 
 
-def tuned_of(runs: Sequence[Run]) -> Tuned | None:
-    """Returns the ladder of one sweep's runs; `None` if they have not exactly one variant."""
-    ladders = ladders_of(runs)
-    return ladders[0] if len(ladders) == 1 else None
-
-
 def ladders_of(runs: Sequence[Run]) -> list[Tuned]:
     """Groups the runs of one sweep by variant without its rate, in queue order."""
     variants: dict[str, list[Run]] = {}

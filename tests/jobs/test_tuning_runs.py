@@ -26,7 +26,6 @@ from ftlab.jobs.tuning import (
     parse_rates,
     starting_ladder,
     suggest,
-    tuned_of,
 )
 from ftlab.methods.rates import BY_WIDTH, TUNED_ON, ModelSize
 from ftlab.methods.registry import METHODS
@@ -101,8 +100,7 @@ def test_a_ladder_is_read_from_its_runs_lowest_rate_first_seeds_together(tmp_pat
     make_rung(tmp_path, 1e-3, 0.7, seed=1)
     make_run(tmp_path, status="failed", seed=1, learning_rate=9e-3, settings=TUNING)
     make_rung(tmp_path, 9e-3, None)
-    found = tuned_of(RunStore(tmp_path).runs())
-    assert found is not None
+    (found,) = ladders_of(RunStore(tmp_path).runs())
     assert found.points == (
         Point(1e-3, "done", (0.9, 0.7), (0.8,) * 4),
         Point(3e-3, "done", (0.5,), (0.5,) * 4),
@@ -114,12 +112,12 @@ def test_a_ladder_is_read_from_its_runs_lowest_rate_first_seeds_together(tmp_pat
 @pytest.mark.parametrize(
     "other", [{"method": "dora"}, {"method": "lora", "hyperparameters": {"r": 4}}]
 )
-def test_runs_that_differ_by_more_than_the_rate_are_no_ladder(
+def test_runs_that_differ_by_more_than_the_rate_are_ladders_of_their_own(
     other: dict[str, object], tmp_path: Path
 ) -> None:
     make_rung(tmp_path, 3e-3, 0.5)
     make_run(tmp_path, learning_rate=1e-3, settings=TUNING, **other)  # type: ignore[arg-type]
-    assert tuned_of(RunStore(tmp_path).runs()) is None
+    assert [len(one.points) for one in ladders_of(RunStore(tmp_path).runs())] == [1, 1]
 
 
 def test_a_sweep_may_hold_a_ladder_of_each_of_its_variants(tmp_path: Path) -> None:
@@ -138,7 +136,6 @@ def test_a_sweep_may_hold_a_ladder_of_each_of_its_variants(tmp_path: Path) -> No
     assert (lora.variant.method, lora.base_loss, lora.suggestion.rate) == ("lora", 2.5, 3e-3)
     assert (qlora.variant.method, qlora.base_loss, qlora.suggestion.rate) == ("qlora", 3.5, 1e-3)
     assert latest_ladders(RunStore(tmp_path).runs()) == [lora, qlora]
-    assert tuned_of(RunStore(tmp_path).runs()) is None
 
 
 def test_the_newest_ladder_on_the_tuning_split_counts(tmp_path: Path) -> None:
