@@ -261,12 +261,15 @@ def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:
 
 
 def enqueue_sweep(
-    request: ValidRequest, runs_folder: Path, onto: Sequence[RunSpec] = ()
+    request: ValidRequest,
+    runs_folder: Path,
+    onto: Sequence[RunSpec] = (),
+    pause_after: int | None = None,
 ) -> list[RunSpec]:
     """Writes a directory per run, which the dispatcher then starts.
 
     A variant that is not applicable becomes a finished run, with the reason as its result.
-    `onto` is as in `plan_sweep`.
+    `onto` is as in `plan_sweep`. The runs pause after step `pause_after`, if it is given.
     Raises `InvalidRequest` if PEFT rejects a PeftConfig, and `FtlabError` if the folder cannot be
     written or the disk is too full.
     """
@@ -279,7 +282,7 @@ def enqueue_sweep(
         specs = plan_sweep(normalised, onto=onto)
         check_space(specs, runs_folder)
         try:
-            _write(specs, runs_folder, left_out)
+            _write(specs, runs_folder, left_out, pause_after)
         except FileExistsError:
             continue  # another process got the same id: retry with a new one
         except OSError as error:
@@ -295,14 +298,19 @@ def enqueue_sweep(
     )
 
 
-def _write(specs: Sequence[RunSpec], runs_folder: Path, left_out: Mapping[str, str]) -> None:
+def _write(
+    specs: Sequence[RunSpec],
+    runs_folder: Path,
+    left_out: Mapping[str, str],
+    pause_after: int | None,
+) -> None:
     """Creates all the run directories, or none; directories of other processes are not touched."""
     made: list[Path] = []
     try:
         for spec in specs:
             directory = RunDirectory(runs_folder / spec.run_id)
             made.append(directory.path)
-            directory.write_spec(spec, _ended(spec, left_out))
+            directory.write_spec(spec, _ended(spec, left_out), pause_after)
     except OSError as error:
         if isinstance(error, FileExistsError):
             made.pop()  # another process made it

@@ -167,7 +167,7 @@ def _run(
         if spec.memory_limit is not None:
             record.note(memory.hold_to(spec.memory_limit, torch_device(spec.device)))
         execute(spec, directory, record, report)
-        result = record.result("done")
+        result = record.completed()
     except BaseException as error:
         memory.let_go()
         traceback.print_exc()

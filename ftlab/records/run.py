@@ -11,6 +11,7 @@ adapter/        PEFT's own format, or the full model
 merged/         the adapter merged into its base, if that was requested
 checkpoints/    the state to resume training from, deleted once the run is done; never exported
 resume          exists while the run waits to resume from its last checkpoint
+pause           the step after which the run pauses, if it was asked to
 annotations.json  added by users afterwards: tags, a note, whether the run is archived
 
 A public demo's runs folder is read-only. A marker file in the folder tells every handler, endpoint
@@ -78,6 +79,7 @@ class RunDirectory(Job):
     merged = InFolder("merged")
     checkpoints = InFolder("checkpoints")
     resume_file = InFolder("resume")
+    pause_file = InFolder("pause")
     partial_adapter = InFolder(".adapter.partial")
     """Where the adapter is written before it is moved to `adapter`."""
     scratch = InFolder(".scratch")
@@ -93,7 +95,9 @@ class RunDirectory(Job):
     def left_overs(self) -> tuple[Path, ...]:
         return self.partial_adapter, self.scratch
 
-    def write_spec(self, spec: RunSpec, result: RunResult | None = None) -> None:
+    def write_spec(
+        self, spec: RunSpec, result: RunResult | None = None, pause_after: int | None = None
+    ) -> None:
         """Creates the folder with its spec; the run is then queued, or has the given result.
 
         Raises `FileExistsError`, before anything is written, if the folder exists.
@@ -101,7 +105,23 @@ class RunDirectory(Job):
         self.path.mkdir(parents=True)
         if result is not None:
             self.write_result(result)  # before the spec, else a dispatcher might start the run
+        if pause_after is not None:
+            self.pause_after(pause_after)
         self.complete_spec(spec)
+
+    def pause_after(self, step: int) -> None:
+        """Has the run, which is not started or resumed yet, pause after that step.
+
+        It then writes a checkpoint, is evaluated, and ends as cancelled; it can be resumed.
+        """
+        write_atomically(self.pause_file, str(step).encode())
+
+    def pauses_after(self) -> int | None:
+        """The step after which the run pauses; `None`: it goes on to its end."""
+        try:
+            return int(read_plain(self.pause_file, MAX_RECORD_BYTES))
+        except (OSError, ValueError):
+            return None
 
     def complete_spec(self, spec: RunSpec) -> None:
         """Writes the spec again, with the values that the worker decided."""

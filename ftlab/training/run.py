@@ -173,6 +173,7 @@ class RunRecord:
     longest: BatchSize | None = None
     scoring: Scoring | None = None
     earlier: Earlier | None = None
+    pause_after: int | None = None
     meter: PhaseMeter | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -214,8 +215,15 @@ class RunRecord:
         def lost(error: Exception) -> None:
             self.note(f"A checkpoint could not be written, the run continues: {one_line(error)}")
 
-        return CheckpointHandling(
-            meter.pause, kept, lost, self.earlier.checkpoint if self.earlier else None
+        resume = self.earlier.checkpoint if self.earlier else None
+        return CheckpointHandling(meter.pause, kept, lost, resume, self.pause_after)
+
+    def completed(self) -> RunResult:
+        """The result of a run without an error: done, or paused and to be resumed."""
+        if self.pause_after is None:
+            return self.result("done")
+        return self.result(
+            "cancelled", f"Paused after step {self.pause_after:,}, as asked; it can be resumed."
         )
 
     def result(self, status: Any, reason: str = "") -> RunResult:
@@ -241,12 +249,21 @@ class RunRecord:
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
     """Executes the run and fills the record; raises the error that stops it."""
     directory.scratch.mkdir(parents=True, exist_ok=True)
+    record.pause_after = _pause_ahead(spec, directory, record.earlier)
     try:
         prompts = _execute(spec, directory, record, report)
-        if prompts is not None and spec.settings.measure_answering:
+        paused = record.pause_after is not None
+        if prompts is not None and spec.settings.measure_answering and not paused:
             _measure_answering(directory, record, prompts, report)
     finally:
         shutil.rmtree(directory.scratch, ignore_errors=True)
+
+
+def _pause_ahead(spec: RunSpec, directory: RunDirectory, earlier: Earlier | None) -> int | None:
+    """The step after which the run pauses; `None` if it was not asked to, or is past that step."""
+    begins = earlier.checkpoint.step if earlier else 0
+    pause = None if spec.is_base else directory.pauses_after()
+    return pause if pause is not None and begins < pause < spec.settings.steps else None
 
 
 def _measure_answering(
@@ -368,12 +385,15 @@ def _execute(
             untouched = untouched_point(spec, directory.path.parent, tokens)
             if untouched["loss"] is not None:
                 report(untouched)
+        paused = record.pause_after is not None
+        keeps = paused or record.earlier is not None or checkpoint_interval(spec.settings)
         _train(
             spec, record, model, training, tokenizer.pad_token_id, arithmetic, report, trackers,
-            directory.checkpoints if checkpoint_interval(spec.settings) else directory.scratch,
+            directory.checkpoints if keeps else directory.scratch,
             points.after_step,
         )  # fmt: skip
-        unsaved = _save(spec, record, model, tokenizer, directory, initial)
+        # The weights of a paused run are in its checkpoint.
+        unsaved = None if paused else _save(spec, record, model, tokenizer, directory, initial)
     else:
         unsaved = None
         record.set(total_params=count_parameters(model)[1], trainable_params=0)
@@ -534,9 +554,10 @@ def _train(
     disturbance = _disturbance(spec, record, steps, load, card)
     assert trainer.optimizer is not None
     try:
-        record.anatomy = measure_memory_breakdown(
-            model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
-        )
+        if record.pause_after is None:
+            record.anatomy = measure_memory_breakdown(
+                model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
+            )
     except Exception as error:  # a failed memory breakdown does not fail the run
         record.note(f"The memory breakdown of the peak could not be measured: {one_line(error)}")
         model.zero_grad(set_to_none=True)
@@ -552,6 +573,7 @@ def _train(
         train_loss_first=steps.losses[0],
         train_loss_last=steps.losses[-1],
         skipped_steps=steps.skipped if arithmetic.needs_grad_scaler else None,
+        steps_done=record.pause_after,
         cpu_share=disturbance.own,
         other_load=disturbance.others,
         slowdown=disturbance.worst and disturbance.worst.times,

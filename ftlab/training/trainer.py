@@ -190,13 +190,15 @@ class CheckpointHandling:
 
     A checkpoint is written within `pause()`. Then `kept(trainer, folder)` is called if it is
     complete, else `lost(error)`, and the training continues. If `resume` is given, training starts
-    from that checkpoint, which is in the Trainer's output folder.
+    from that checkpoint, which is in the Trainer's output folder. After step `pause_after` a
+    checkpoint is written and training stops.
     """
 
     pause: Callable[[], AbstractContextManager[None]] = nullcontext
     kept: Callable[[FairTrainer, Path], None] = lambda trainer, folder: None
     lost: Callable[[Exception], None] = lambda error: None
     resume: Checkpoint | None = None
+    pause_after: int | None = None
 
 
 class FairTrainer(Trainer):
@@ -225,6 +227,10 @@ class FairTrainer(Trainer):
         self._added = resume.added_loss if resume else 0.0
         self._added_since: list[Tensor] = []  # on the device, so that a step need not synchronise
         self._scale_before = 0.0
+
+    @property
+    def pause_after(self) -> int | None:
+        return self._keeping.pause_after
 
     @property
     def _learner(self) -> nn.Module:
@@ -371,7 +377,9 @@ class MeteringCallback(TrainerCallback):
     ) -> None:
         self.trainer.after_optimizer_step(state.global_step + 1)
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
         self.synchronise()
         self.meter.seconds.append(time.perf_counter() - self._began)
         self.meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
@@ -381,6 +389,8 @@ class MeteringCallback(TrainerCallback):
         self._was_skipped = self.trainer.was_skipped()
         self.meter.skipped += self._was_skipped
         self._tokens_before = self.trainer.real_tokens
+        if state.global_step == self.trainer.pause_after:
+            control.should_save = control.should_training_stop = True
 
     def on_log(
         self,

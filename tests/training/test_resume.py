@@ -69,7 +69,9 @@ def do(
             raise CutOffError
 
     execute(directory.spec(), directory, record, report)
-    return record.result("done")
+    result = record.completed()
+    directory.write_result(result)
+    return result
 
 
 def losses(directory: RunDirectory) -> list[float]:
@@ -119,10 +121,38 @@ def test_a_run_may_be_cut_off_more_than_once_and_after_its_last_step(
     assert [event["step"] for event in parts.metrics() if event["event"] == "step"] == list(
         range(1, 9)
     )
-    ask_to_resume(parts)  # no result was written: as if it had been killed as it evaluated
+    parts.result_file.unlink()  # as if it had been killed as it evaluated
+    ask_to_resume(parts)
     again = do(parts)
     assert again.resumed == (3, 6, 8)
     assert again.measures.eval_loss_after == result.measures.eval_loss_after
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_paused_run_is_evaluated_and_goes_on_bit_for_bit(
+    way: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    spec = spec_of(tiny_model, task_file, way, checkpoint_every=0, schedule="constant")
+    whole, parts = queued(spec, tmp_path / "whole"), queued(spec, tmp_path / "parts")
+    expected = do(whole)
+    parts.pause_after(2)
+    paused = do(parts)
+    assert (paused.status, paused.measures.steps_done) == ("cancelled", 2)
+    assert paused.reason == "Paused after step 2, as asked; it can be resumed."
+    assert all(row["loss_after"] > 0 for row in parts.samples())
+    assert losses(parts) == losses(whole)[:2]
+    assert not parts.adapter.exists()  # its weights are in the checkpoint
+
+    parts.pause_after(5)
+    ask_to_resume(parts)
+    again = do(parts)
+    assert (again.status, again.resumed, again.measures.steps_done) == ("cancelled", (2,), 5)
+
+    ask_to_resume(parts)  # a pause that lies behind a run does not end it
+    result = do(parts)
+    assert (result.status, result.resumed) == ("done", (2, 5))
+    assert losses(parts) == losses(whole)
+    assert result.measures.eval_loss_after == expected.measures.eval_loss_after
 
 
 def test_a_checkpoint_takes_no_more_room_than_was_asked_of_the_disk(
