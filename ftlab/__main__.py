@@ -23,6 +23,7 @@ from ftlab.commands import (
     predict,
     prove,
     push,
+    race,
     recommend,
     report,
     resume,
@@ -35,8 +36,9 @@ from ftlab.commands import (
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, tune, prove, predict, runs, recommend, report, generate, grid, serving, adapter,
-    merge, push, script, cancel, resume, methods, model, doctor, import_results, pack, open_sweep,
+    app, sweep, tune, race, prove, predict, runs, recommend, report, generate, grid, serving,
+    adapter, merge, push, script, cancel, resume, methods, model, doctor, import_results, pack,
+    open_sweep,
 )  # fmt: skip
 
 

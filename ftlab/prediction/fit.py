@@ -14,6 +14,7 @@ from ftlab.basics import units
 from ftlab.basics.cards import Card
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue, known_model
+from ftlab.prediction.duration import Band
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
 
 Verdict = Literal["fits", "tight", "does not fit"]
@@ -50,6 +51,17 @@ def fit(peak_bytes: int, card: Card, band: float = BAND) -> Fit:
     if margin < 0:
         return Fit("does not fit", margin)
     return Fit("fits" if peak_bytes * (1 + band) <= card.usable_bytes else "tight", margin)
+
+
+def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
+    """Whether a run fits into the card's memory, within the uncertainty given by the band.
+
+    The band applies to training steps only. The prediction for scoring is used as it is.
+    """
+    reserved, scoring = answer.peak_reserved_bytes, answer.scoring_bytes
+    assert reserved is not None
+    needed = max(round(band.low * reserved), scoring or 0)
+    return fit(needed, card, band.high / band.low - 1).verdict
 
 
 def changes(question: Question) -> list[list[Change]]:

@@ -532,4 +532,5 @@ def _short(name: str) -> str:
 
 def _named(standing: Standing) -> str:
     rate, name = standing.learning_rate, _short(standing.variant)
-    return name if rate is None else f"{name} at {rate_name(rate)}"
+    is_named = rate is None or f"lr={rate:g}" in standing.variant
+    return name if is_named else f"{name} at {rate_name(rate)}"

@@ -141,11 +141,11 @@ def test_a_sweep_that_cannot_be_written_whole_leaves_nothing_queued(
     whole = RunDirectory.write_spec
     written: list[str] = []
 
-    def until_full(self: RunDirectory, spec: RunSpec, result: RunResult | None = None) -> None:
+    def until_full(self: RunDirectory, spec: RunSpec, *more: Any) -> None:
         if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(spec.run_id)
-        whole(self, spec, result)
+        whole(self, spec, *more)
 
     monkeypatch.setattr(RunDirectory, "write_spec", until_full)
     with pytest.raises(FtlabError, match="No space left on device"):

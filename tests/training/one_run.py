@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from ftlab.basics.errors import Diverged
 from ftlab.jobs.launch import plan_sweep
 from ftlab.methods.variant import parse_variant
-from ftlab.records.result import RunResult
-from ftlab.records.run import RunDirectory
+from ftlab.records.result import LineWriter, RunResult
+from ftlab.records.resume import begin_again, read_earlier
+from ftlab.records.run import RunDirectory, run_directories
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
@@ -52,3 +56,29 @@ def do(
     result = record.result("done")
     directory.write_result(result)
     return result
+
+
+def work_off(folder: Path) -> None:
+    """Does in this process what the dispatcher would have workers do, pauses and resumes too."""
+    for directory in run_directories(folder):
+        if directory.is_waiting:
+            _work(directory)
+
+
+def _work(directory: RunDirectory) -> None:
+    earlier = read_earlier(directory)
+    start = {"event": "start", "pid": 1, "process_started": 0.0}
+    if earlier is not None:
+        begin_again(directory, earlier, start)
+    with LineWriter(directory.metrics_file) as metrics, redirect_stdout(sys.stderr):
+        if earlier is None:
+            metrics.append(start)
+        record = RunRecord(earlier=earlier)
+        try:
+            execute(directory.spec(), directory, record, lambda event: metrics.append(
+                {"elapsed": 1.0} | event
+            ))  # fmt: skip
+            result = record.completed()
+        except Diverged as error:
+            result = record.result("diverged", str(error))
+    directory.write_result(result)

@@ -21,7 +21,7 @@ from ftlab.methods.registry import METHODS
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue
 from ftlab.prediction.client import NobodyWaits
-from ftlab.prediction.fit import Ask, Largest, Verdict, fit, largest_that_fits, on_hub
+from ftlab.prediction.fit import Ask, Largest, largest_that_fits, on_hub, verdict
 from ftlab.prediction.machine_rates import rates_here
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import Band, Calibration, calibration
@@ -226,17 +226,6 @@ def _cells(answer: Prediction, band: Band, card: Card) -> dict[str, str]:
         "verdict": verdict(answer, band, card),
         "why": f"{format_bytes(peak)} of tensors ({parts}), {answer.how}.{scoring} {_source(band)}",
     }
-
-
-def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
-    """Whether the run fits into the card's memory, within the uncertainty given by the band.
-
-    The band applies to training steps only. The prediction for scoring is used as it is.
-    """
-    reserved, scoring = answer.peak_reserved_bytes, answer.scoring_bytes
-    assert reserved is not None
-    needed = max(round(band.low * reserved), scoring or 0)
-    return fit(needed, card, band.high / band.low - 1).verdict
 
 
 def _source(band: Band) -> str:
