@@ -256,11 +256,16 @@ def _ladder(own: Sequence[Run], sweep: Sequence[Run]) -> Tuned:
     )
 
 
+def is_of_ladder(run: Run) -> bool:
+    """Whether the run was measured on the tuning split as a whole; a race may pause its own."""
+    return run.spec.settings.eval_split == "tuning" and not run.directory.may_pause
+
+
 def latest_ladders(runs: Iterable[Run]) -> list[Tuned]:
     """Returns the newest ladder of each variant, model and task measured on the tuning split."""
     sweeps: dict[str, list[Run]] = {}
     for run in runs:
-        if run.spec.settings.eval_split == "tuning" and run.status not in OPEN:
+        if is_of_ladder(run) and run.status not in OPEN:
             sweeps.setdefault(run.spec.sweep_id, []).append(run)
     found: dict[str, Tuned] = {}
     for sweep_id in sorted(sweeps):

@@ -187,10 +187,7 @@ class QueuedRunner:
             return None
         if _is_at(run, step) or run.resumes_from is None:
             return self._reading(candidate, step)
-        if step < self._last:
-            run.directory.pause_after(step)
-        else:
-            run.directory.pause_file.unlink(missing_ok=True)
+        run.directory.pause_after(step)
         ask_to_resume(run.directory)
         start_dispatcher(self._race.runs_folder)
         return None
@@ -199,8 +196,7 @@ class QueuedRunner:
         settings = trial_settings(self._request.request.settings, self._last)
         request = self._request.request
         asked = replace(request, variants=(variant,), seeds=request.seeds[:1], settings=settings)
-        pause = step if step < self._last else None
-        specs = self._queue(asked, self._trials, "trial", pause, candidate=candidate)
+        specs = self._queue(asked, self._trials, "trial", step, candidate=candidate)
         self._here.update(spec.run_id for spec in specs)
 
     def _queue(

@@ -116,6 +116,11 @@ class RunDirectory(Job):
         """
         write_atomically(self.pause_file, str(step).encode())
 
+    @property
+    def may_pause(self) -> bool:
+        """Whether the run was asked to pause: it is a candidate of a race."""
+        return self.pause_file.exists()
+
     def pauses_after(self) -> int | None:
         """The step after which the run pauses; `None`: it goes on to its end."""
         try:

@@ -76,6 +76,14 @@ def test_a_spec_and_the_panel_name_the_split_if_it_is_not_the_usual_one() -> Non
     assert ("Test examples", "64 examples") in spec_rows(usual)
 
 
+def test_what_a_race_measured_on_tuning_examples_is_no_ladder(tmp_path: Path) -> None:
+    for rate in (1e-3, 3e-3):
+        make_rung(tmp_path, rate, 1.0)
+        make_rung(tmp_path, rate, 2.0, LATER).pause_after(5)
+    (found,) = latest_ladders(RunStore(tmp_path).runs())
+    assert [point.loss for point in found.points] == [1.0, 1.0]
+
+
 def test_what_was_measured_on_tuning_examples_is_called_so_where_runs_are_compared(
     tmp_path: Path,
 ) -> None:

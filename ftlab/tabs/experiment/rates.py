@@ -20,6 +20,7 @@ from ftlab.jobs.tuning import (
     Tuned,
     enqueue_ladders,
     further_ladders,
+    is_of_ladder,
     ladders_of,
     starting_ladder,
 )
@@ -115,8 +116,8 @@ def tune_further(sweep_id: str, context: AppContext) -> list[RunSpec]:
 
 
 def is_tuning(runs: Sequence[Run]) -> bool:
-    """Whether the runs are a sweep that was evaluated on tuning examples."""
-    return bool(runs) and all(run.spec.settings.eval_split == "tuning" for run in runs)
+    """Whether the runs are a sweep of ladders, evaluated on tuning examples."""
+    return bool(runs) and all(map(is_of_ladder, runs))
 
 
 def suggested_html(runs: Sequence[Run]) -> str:
