@@ -23,6 +23,9 @@ SHARES = (0.35, 0.55)
 REDUCTION = 3
 """One in so many candidates goes on from a rung, and for so many times the steps."""
 
+FEWEST_HALVED = 2 * REDUCTION
+"""Of fewer candidates a third is one, with which nothing could be compared: all go on."""
+
 FEWEST_FINALISTS, MOST_FINALISTS = 2, 4
 
 EQUAL = 0.05
@@ -70,6 +73,7 @@ class Conductor:
     readings: dict[int, Reading] = field(default_factory=dict)
     tried: int = 0
     finalists: tuple[int, ...] = ()
+    _gone: set[int] = field(default_factory=set)
 
     @property
     def variants(self) -> Sequence[Variant]:
@@ -79,14 +83,15 @@ class Conductor:
         """Raises what the runner raises, as when somebody stops it."""
         step = self.rungs[0]
         self._first_rung(step)
-        going = self._decide(step)
-        self._say_who_left(step, going)
+        going = ranked(self._values())
         for place, following in enumerate(self.rungs[1:], 1):
+            if len(going) >= FEWEST_HALVED:
+                going = self.halving.decide(step, self._values())
+            self._say_who_left(step, going)
             if not self._train_further(going, following, self._until(place)):
                 break  # there was no time for one: the rung before decides
             step = following
-            going = self._decide(step)
-            going += [one for one in ranked(self._losses()) if one not in going]
+            going = ranked(self._values())
         self.finalists = self._choose_finalists(going)
         self._say_who_left(step, self.finalists)
         values = self._values()
@@ -145,14 +150,11 @@ class Conductor:
     def _losses(self) -> dict[int, float | None]:
         return {one: reading.loss for one, reading in self.readings.items()}
 
-    def _decide(self, step: int) -> list[int]:
-        return self.halving.decide(step, self._values())
-
     def _values(self) -> dict[int, float | None]:
         return compared_values(self.readings, self.request.settings.prefer, self.runner.base_loss)
 
     def _choose_finalists(self, going: Sequence[int]) -> tuple[int, ...]:
-        """The best of each method, in order; a third of them, but two where there are two."""
+        """The best of each method, in order: one in three of the candidates, but two at least."""
         found: dict[str, int] = {}
         for candidate in going:
             found.setdefault(self.variants[candidate].method, candidate)
@@ -184,8 +186,9 @@ class Conductor:
     def _say_who_left(self, step: int, going: Sequence[int]) -> None:
         best = self.readings[going[0]] if going else None
         for candidate, reading in self.readings.items():
-            if candidate in going:
+            if candidate in going or candidate in self._gone:
                 continue
+            self._gone.add(candidate)
             self.runner.leave(candidate)
             if reading.loss is None or best is None:
                 self._say_left(candidate, reading.reason or "it has no loss")

@@ -50,7 +50,7 @@ class RaceSettings:
     prefer: Annotated[
         Preference, Setting("Prefer", help="what decides among methods that do as well",
                             choices={name: one.words for name, one in CRITERIA.items()},
-                            place="main"),
+                            place="main", narrow=True),
     ] = "score"  # fmt: skip
 
 

@@ -39,7 +39,7 @@ from ftlab.tabs.context import (
     taken,
     while_there,
 )
-from ftlab.tabs.experiment import queue
+from ftlab.tabs.experiment import queue, race
 from ftlab.tabs.experiment.costs import (
     keep_predicted,
     predict_costs,
@@ -103,7 +103,7 @@ from ftlab.tabs.experiment.task import (
 from ftlab.tabs.gate import visitor_of
 from ftlab.tabs.kept import kept_html, kept_line
 from ftlab.tabs.results.columns import run_name
-from ftlab.tabs.widgets import H, escape, head, note_html, plural, warn
+from ftlab.tabs.widgets import H, escape, field_error, head, note_html, plural, warn
 from ftlab.tasks.files import columns_of
 
 
@@ -281,6 +281,8 @@ def build(context: AppContext, links: Links) -> None:
         with gr.Column(scale=1, min_width=320):
             with gr.Column(elem_classes="ft-sheet ft-methods"):
                 blocks = _build_methods(form)
+            with gr.Column(elem_classes="ft-sheet ft-race"):
+                raced = race.build(context)
             panel = queue.build(context, links)
     with gr.Row(elem_id="launch"):
         line = H("", js_on_load=_ADD_METHOD)
@@ -357,6 +359,19 @@ def build(context: AppContext, links: Links) -> None:
             return [gr.skip(), gr.skip(), *_say(form, values, context, error)]
         return [NEWEST, _now_html(), *_say(form, values, context)]
 
+    def start_race(chosen: str, *given: Any) -> Iterator[str]:
+        asked = raced.values(given[len(fields) :])
+        values = form.values(given[: len(fields)]) | chosen_as_pressed(chosen)
+        reading = read_form(race.with_candidates(values, asked), access)
+        yield note_html("Looking at model, data and memory …", "status")
+        try:
+            race.start(context, reading, asked)
+        except FtlabError as error:
+            errors = getattr(error, "errors", ())
+            yield field_error([one_sentence(errors) if errors else str(error)])
+        else:
+            yield ""
+
     def predict(request: SweepRequest, ask: Ask) -> Iterator[str]:
         return predict_costs(context, request, ask)
 
@@ -398,6 +413,9 @@ def build(context: AppContext, links: Links) -> None:
     pressed = go.click(
         press, [as_pressed, last, *fields], [last, *launched, *said], js=_PRESS, **QUIET
     )
+    raced.go.click(
+        start_race, [as_pressed, *fields, *raced.fields], raced.said, js=_PRESS, **QUIET
+    ).then(fn=None, js=queue.POLL, api_visibility="private")
     if task.largest is not None:
         _propose_models(task.largest, task, form, context)
     tuned = blocks.untuned.select(tune_rates, fields, [*launched, *said], **QUIET)
