@@ -177,6 +177,8 @@ def _run(
         )
         result = record.result(*explain(error, phase, at_limit))
     memory.let_go()
+    if result.status == "cancelled":  # paused: predicted where the run ends
+        return result
     if result.status == "out_of_memory" and phase:  # otherwise the reason already has advice
         result = with_remedies(result, spec, phase, record.longest)
     return with_prediction(result, spec, record.longest, record.scoring)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from ftlab.basics.cards import Card
 from ftlab.basics.errors import FtlabError
@@ -14,6 +15,7 @@ from ftlab.jobs.tuning import around
 from ftlab.methods.dimensions import ModelShape
 from ftlab.methods.limits import match_parameters
 from ftlab.methods.rates import TUNED_ON
+from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant, trainable_parameters
 from ftlab.models.dimensions import shape_of_model, size_of_model
 from ftlab.prediction.client import Predictor
@@ -108,9 +110,21 @@ def _held_to(card: Card, limit: int | None) -> Card:
     return card if limit is None else replace(card, memory_bytes=min(limit, card.memory_bytes))
 
 
+def in_turn(methods: Sequence[Variant]) -> list[Variant]:
+    """One method of each family, then another of each: where time is short, every kind is tried.
+
+    Within a family those come first that the page offers first (`CORE`).
+    """
+    families: dict[str, list[Variant]] = {}
+    for variant in sorted(methods, key=lambda one: one.method not in CORE):
+        families.setdefault(variant.spec.family, []).append(variant)
+    rounds = zip_longest(*families.values())
+    return [variant for one_round in rounds for variant in one_round if variant is not None]
+
+
 def all_candidates(methods: Sequence[Variant], model: str) -> tuple[list[Variant], tuple[int, ...]]:
     """The methods at their defaults, then their neighbours; and the places of the former."""
-    groups = [neighbours(variant, model) for variant in methods]
+    groups = [neighbours(variant, model) for variant in in_turn(methods)]
     defaults = [group[0] for group in groups]
     others = [variant for group in groups for variant in group[1:]]
     return [*defaults, *others], tuple(range(len(defaults)))

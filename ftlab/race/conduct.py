@@ -120,7 +120,6 @@ class Conductor:
         ]
         others.sort(key=lambda one: places[self.variants[one].method])
         self._take(self.runner.train(others, step, until), step, self.readings)
-        self.tried = len(ranked(self._losses()))
         self._say_no_time(step, [one for one in every if one not in self.readings])
 
     def _train_further(self, going: Sequence[int], step: int, until: float) -> bool:
@@ -137,6 +136,7 @@ class Conductor:
     def _take(self, found: Iterable[Reading], step: int, into: dict[int, Reading]) -> None:
         for reading in found:
             into[reading.candidate] = reading
+            self.tried += step == self.rungs[0] and reading.loss is not None
             self.report({
                 "event": "reading",
                 "candidate": reading.candidate,

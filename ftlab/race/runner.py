@@ -69,10 +69,19 @@ class StoppedError(Exception):
     """Somebody asked the race to stop."""
 
 
+TRIAL_EXAMPLES = 32
+"""Most tuning examples that a candidate is measured on: 64 take as long as five steps of training,
+and twice as many candidates tell more."""
+
+
 def trial_settings(settings: TrainingSettings, steps: int) -> TrainingSettings:
     """Those of candidates up to the last rung: a constant rate, which may go on from any step."""
     return replace(
-        tuning_settings(settings), steps=steps, schedule="constant", checkpoint_every=steps
+        tuning_settings(settings),
+        steps=steps,
+        schedule="constant",
+        checkpoint_every=steps,
+        eval_examples=min(settings.eval_examples, TRIAL_EXAMPLES),
     )
 
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant, trainable_parameters
 from ftlab.models.dimensions import shape_of_model
 from ftlab.prediction.question import Prediction, Question
-from ftlab.race.candidates import all_candidates, neighbours
+from ftlab.race.candidates import all_candidates, in_turn, neighbours
 from ftlab.race.record import RaceSettings, find_race, list_races
 from ftlab.race.start import plan_race, resume_race, start_race
 from ftlab.records.spec import SweepRequest
@@ -62,6 +62,14 @@ def test_defaults_come_before_all_neighbours() -> None:
     variants, defaults = all_candidates([Variant("lora"), Variant("full")], "bundled")
     assert [variants[place] for place in defaults] == [Variant("lora"), Variant("full")]
     assert len(variants) == 5 + 3
+
+
+def test_methods_of_every_family_take_turns_so_that_short_races_try_every_kind() -> None:
+    order = [one.method for one in in_turn([Variant(method) for method in METHODS])]
+    assert sorted(order) == sorted(METHODS)
+    families = {METHODS[method].family for method in METHODS}
+    assert {METHODS[method].family for method in order[: len(families)]} == families
+    assert set(CORE) <= set(order[: len(families)])
 
 
 def test_a_method_that_does_not_apply_to_the_model_is_left_out_with_the_reason(

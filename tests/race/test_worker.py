@@ -150,6 +150,7 @@ def test_a_stopped_race_answers_from_what_there_is_and_can_go_on(
     assert result.sentence.startswith("Nothing is recommended: there was no time to score")
     assert "has the lowest loss on the tuning examples so far" in result.sentence
     assert result.recommendation is None
+    assert result.tried == len(said(race, "reading"))
     assert not any(run.is_open for run in RunStore(folder).runs())
 
 
