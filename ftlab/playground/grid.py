@@ -10,9 +10,6 @@ result.json    written once, by atomic rename, at the end
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -23,26 +20,28 @@ from typing import Any, ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
-from ftlab.basics.files import MAX_RECORD_BYTES, parse_json, read_plain, read_record
-from ftlab.basics.processes import is_alive, python_environment, start_detached
+from ftlab.basics.files import read_record
+from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
 from ftlab.playground.panes import line_up
 from ftlab.playground.requests import MAX_GRID_PANES, GenerateRequest, validate_generate
-from ftlab.records.job import InFolder, StartedJob
+from ftlab.records.job import (
+    InFolder,
+    StoppableJob,
+    is_job_id,
+    job_folders,
+    new_job_id,
+    read_request,
+)
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter
 from ftlab.records.run import check_writable, read_json_lines, write_atomically
 from ftlab.settings.generation import MAX_CHARACTERS
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import validate as validate_task
 
-_SECONDS_TO_STOP = 5.0
-"""Timeout for a process to react to a cancellation; then it is ended, even while it loads."""
-
 _ENOUGH = 3.0
 """Progress in answers that is enough for an estimate of the remaining time."""
-
-_GRID_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ _PROCESS: TypeAdapter[GridProcess] = TypeAdapter(GridProcess)
 
 
 @dataclass(frozen=True)
-class GridDirectory(StartedJob):
+class GridDirectory(StoppableJob):
     """One grid's folder."""
 
     path: Path
@@ -151,8 +150,10 @@ class GridDirectory(StartedJob):
     request_file = InFolder("grid.json")
     process_file = InFolder("process.json")
     cells_file = InFolder("cells.jsonl")
-    cancel_file = InFolder("cancel")
     result_file = InFolder("result.json")
+
+    seconds_to_stop: ClassVar[float] = 5.0
+    """Its process is ended then even while it loads."""
 
     @property
     def folder(self) -> Path:
@@ -179,14 +180,7 @@ class GridDirectory(StartedJob):
 
     def request(self) -> GridRequest:
         """Reads the request; raises `FtlabError` if it is missing or cannot be read."""
-        try:
-            return parse_json(
-                _REQUEST, read_plain(self.request_file, MAX_RECORD_BYTES), "grid.json"
-            )
-        except OSError as error:
-            raise FtlabError(
-                f"'{self.path}' is no grid: its grid.json cannot be read ({error.strerror})."
-            ) from None
+        return read_request(_REQUEST, self.request_file, "grid")
 
     def write_process(self, process: GridProcess) -> None:
         write_atomically(self.process_file, _PROCESS.dump_json(process))
@@ -200,15 +194,6 @@ class GridDirectory(StartedJob):
     def worker(self) -> tuple[int, float] | None:
         process = self.process()
         return None if process is None else (process.pid, process.started)
-
-    def stop(self) -> None:
-        """Cancels the grid: first lets the process end by itself, so that its results are kept."""
-        self.cancel_file.touch()
-        worker = self.worker()
-        deadline = time.monotonic() + _SECONDS_TO_STOP
-        while worker is not None and is_alive(*worker) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        super().stop()
 
     def add_cell(self, cell: Cell) -> None:
         """Appends a cell in one write."""
@@ -243,24 +228,17 @@ def grids_folder(runs_folder: Path) -> Path:
 
 def new_grid(runs_folder: Path) -> GridDirectory:
     """Returns a directory with a new id, which sorts by time; writes nothing."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return GridDirectory(grids_folder(runs_folder) / name)
+    return GridDirectory(grids_folder(runs_folder) / new_job_id())
 
 
 def list_grids(runs_folder: Path) -> list[GridDirectory]:
     """Returns all grids of the folder, newest first."""
-    folder = grids_folder(runs_folder)
-    try:
-        names = [name for name in os.listdir(folder) if _GRID_ID.fullmatch(name)]
-    except OSError:  # no grid was ever created
-        return []
-    grids = [GridDirectory(folder / name) for name in sorted(names, reverse=True)]
-    return [grid for grid in grids if grid.request_file.exists()]
+    return [GridDirectory(path) for path in job_folders(grids_folder(runs_folder), "grid.json")]
 
 
 def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
     """Returns the grid with that id; raises `FtlabError` if the id is malformed or unknown."""
-    if _GRID_ID.fullmatch(grid_id):
+    if is_job_id(grid_id):
         grid = GridDirectory(grids_folder(runs_folder) / grid_id)
         if grid.request_file.exists():
             return grid

@@ -10,9 +10,6 @@ result.json    the answer, written at the end by atomic rename
 
 from __future__ import annotations
 
-import os
-import re
-import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,20 +19,22 @@ from typing import Annotated, Any, ClassVar
 from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import MAX_RECORD_BYTES, parse_json, read_plain, read_record
-from ftlab.basics.processes import boot_id, is_alive
+from ftlab.basics.files import read_record
+from ftlab.basics.processes import boot_id
 from ftlab.jobs.control import control_folder
-from ftlab.records.job import InFolder, StartedJob, worker_of
+from ftlab.records.job import (
+    InFolder,
+    StoppableJob,
+    job_folders,
+    new_job_id,
+    read_request,
+    worker_of,
+)
 from ftlab.records.recommendation import CRITERIA, Preference
 from ftlab.records.result import FinalStatus, JobResult, LineWriter
 from ftlab.records.run import read_json_lines, write_atomically
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import Setting
-
-_RACE_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
-
-_SECONDS_TO_STOP = 20.0
-"""Timeout for a race to end by itself, with an answer, after it was asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ _RESULT: TypeAdapter[RaceResult] = TypeAdapter(RaceResult)
 
 
 @dataclass(frozen=True)
-class RaceDirectory(StartedJob):
+class RaceDirectory(StoppableJob):
     """One race's folder."""
 
     path: Path
@@ -108,8 +107,10 @@ class RaceDirectory(StartedJob):
     request_file = InFolder("race.json")
     events_file = InFolder("events.jsonl")
     journal_file = InFolder("journal.log")
-    cancel_file = InFolder("cancel")
     result_file = InFolder("result.json")
+
+    seconds_to_stop: ClassVar[float] = 20.0
+    """Its runs have to end before it can answer."""
 
     @property
     def folder(self) -> Path:
@@ -131,14 +132,7 @@ class RaceDirectory(StartedJob):
 
     def request(self) -> RaceRequest:
         """Raises `FtlabError` if the request is missing or cannot be read."""
-        try:
-            return parse_json(
-                _REQUEST, read_plain(self.request_file, MAX_RECORD_BYTES), "race.json"
-            )
-        except OSError as error:
-            raise FtlabError(
-                f"'{self.path}' is no race: its race.json cannot be read ({error.strerror})."
-            ) from None
+        return read_request(_REQUEST, self.request_file, "race")
 
     def report(self, event: Mapping[str, Any]) -> None:
         """Appends an event immediately."""
@@ -156,15 +150,6 @@ class RaceDirectory(StartedJob):
         """Of the last start: a race that was cut off may have been started again."""
         starts = [event for event in self.events() if event.get("event") in ("start", "again")]
         return worker_of(starts[-1]) if starts else None
-
-    def stop(self) -> None:
-        """Asks the race to stop: it ends its runs, and answers from what there is."""
-        self.cancel_file.touch()
-        worker = self.worker()
-        deadline = time.monotonic() + _SECONDS_TO_STOP
-        while worker is not None and is_alive(*worker) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        super().stop()
 
     def write_result(self, result: RaceResult) -> None:
         """Writes the result unless one exists."""
@@ -199,19 +184,15 @@ def races_folder(runs_folder: Path) -> Path:
 
 def new_race(runs_folder: Path) -> RaceDirectory:
     """Returns a directory with a new id, which sorts by time; writes nothing."""
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    return RaceDirectory(races_folder(runs_folder.resolve()) / name)
+    return RaceDirectory(races_folder(runs_folder.resolve()) / new_job_id())
 
 
 def list_races(runs_folder: Path) -> list[RaceDirectory]:
     """Returns all races of the folder, newest first."""
-    folder = races_folder(runs_folder.resolve())
-    try:
-        names = [name for name in os.listdir(folder) if _RACE_ID.fullmatch(name)]
-    except OSError:  # there never was a race
-        return []
-    races = [RaceDirectory(folder / name) for name in sorted(names, reverse=True)]
-    return [race for race in races if race.request_file.exists()]
+    return [
+        RaceDirectory(path)
+        for path in job_folders(races_folder(runs_folder.resolve()), "race.json")
+    ]
 
 
 def find_race(runs_folder: Path, race_id: str) -> RaceDirectory:

@@ -7,15 +7,19 @@ the files and the process table.
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.files import open_plain
+from ftlab.basics.files import MAX_RECORD_BYTES, open_plain, parse_json, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id, end_process_group, is_alive, start_time
 from ftlab.records.result import OPEN, FinalStatus, JobResult, Status
@@ -166,6 +170,55 @@ class StartedJob(Job):
         worker = self.worker()
         if worker is not None and is_alive(*worker):
             end_process_group(worker[0], None)
+
+
+class StoppableJob(StartedJob):
+    """A job that ends by itself, with what it has, once `cancel_file` exists."""
+
+    cancel_file = InFolder("cancel")
+    seconds_to_stop: ClassVar[float]
+    """Timeout for its process to end; then it is killed."""
+
+    def stop(self) -> None:
+        self.cancel_file.touch()
+        worker = self.worker()
+        deadline = time.monotonic() + self.seconds_to_stop
+        while worker is not None and is_alive(*worker) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        super().stop()
+
+
+_JOB_ID = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}")
+
+Request = TypeVar("Request")
+
+
+def new_job_id() -> str:
+    """An id that sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def is_job_id(text: str) -> bool:
+    return bool(_JOB_ID.fullmatch(text))
+
+
+def job_folders(folder: Path, request_file: str) -> list[Path]:
+    """The folders of jobs by `new_job_id` whose request is there, newest first."""
+    try:
+        names = sorted(filter(is_job_id, os.listdir(folder)), reverse=True)
+    except OSError:  # there never was one
+        return []
+    return [folder / name for name in names if (folder / name / request_file).exists()]
+
+
+def read_request(adapter: TypeAdapter[Request], file: Path, kind: str) -> Request:
+    """Reads a job's request; raises `FtlabError` if it is missing or cannot be read."""
+    try:
+        return parse_json(adapter, read_plain(file, MAX_RECORD_BYTES), file.name)
+    except OSError as error:
+        raise FtlabError(
+            f"'{file.parent}' is no {kind}: its {file.name} cannot be read ({error.strerror})."
+        ) from None
 
 
 def worker_of(line: Any) -> tuple[int, float] | None:

@@ -16,7 +16,6 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import STUCK_STATUS
-from ftlab.playground import grid as grid_module
 from ftlab.playground import grid_worker
 from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest
 from ftlab.playground.grid_table import by_place
@@ -349,7 +348,7 @@ def test_a_grid_without_progress_fails_with_a_sentence_and_gives_the_device_back
 def test_a_process_that_does_not_react_to_the_cancellation_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grid_module, "_SECONDS_TO_STOP", 0.1)
+    monkeypatch.setattr(GridDirectory, "seconds_to_stop", 0.1)
     grid = make_grid(tmp_path)
     command = [sys.executable, "-c", STUCK.replace("0.5", "60"), str(grid.path)]
     with subprocess.Popen(command) as process:
