@@ -95,7 +95,7 @@ def _race(request: RaceRequest, folder: Path) -> RaceDirectory:
 def record(race: RaceDirectory, request: RaceRequest) -> Recording:
     """Trains what is missing, and returns all that was measured."""
     steps = rungs(request.request.settings.steps)
-    runner = QueuedRunner(race, request, steps[-1])
+    runner = QueuedRunner(race, request, steps)
     every = range(len(request.request.variants))
     readings = [one for step in steps for one in _readings(race, runner, every, step)]
     first, *others = request.request.seeds

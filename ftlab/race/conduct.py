@@ -154,12 +154,16 @@ class Conductor:
         return compared_values(self.readings, self.request.settings.prefer, self.runner.base_loss)
 
     def _choose_finalists(self, going: Sequence[int]) -> tuple[int, ...]:
-        """The best of each method, in order: one in three of the candidates, but two at least."""
+        """The best of each method, in order: two, and those that are not shown to be worse."""
         found: dict[str, int] = {}
         for candidate in going:
             found.setdefault(self.variants[candidate].method, candidate)
-        most = max(FEWEST_FINALISTS, min(MOST_FINALISTS, round(len(going) / REDUCTION)))
-        return tuple(found.values())[:most]
+        chosen: list[int] = []
+        for candidate in found.values():
+            is_worse = shown_behind(self.readings[candidate], self.readings[going[0]])
+            if len(chosen) < FEWEST_FINALISTS or not is_worse:
+                chosen.append(candidate)
+        return tuple(chosen[:MOST_FINALISTS])
 
     def _score(self) -> None:
         """Trains the finalists seed by seed, as long as there is time for the next seed."""
@@ -234,8 +238,22 @@ def behind(reading: Reading, best: Reading, step: int, name: str) -> str:
     """As in "loss 0.610 after step 5, 0.100 (0.040 to 0.160) behind LoRA"."""
     assert reading.loss is not None
     said = f"loss {reading.loss:.3f} after step {step}"
-    if len(reading.losses) != len(best.losses) or len(best.losses) < FEWEST_EXAMPLES:
+    interval = _distance(reading, best)
+    if interval is None:
         return said
-    mean, low, high = paired_interval(best.losses, reading.losses, weights=best.tokens)
+    mean, low, high = interval
     shown = "" if low > 0 else ", not shown to be worse"
     return f"{said}, {mean:.3f} ({low:.3f} to {high:.3f}) behind {name}{shown}"
+
+
+def shown_behind(reading: Reading, best: Reading) -> bool:
+    """Whether its loss is shown to be higher, by a 95 % interval paired over the examples."""
+    interval = _distance(reading, best)
+    return interval is not None and interval[1] > 0
+
+
+def _distance(reading: Reading, best: Reading) -> tuple[float, float, float] | None:
+    """Mean, low and high of how much higher its loss is; `None` with too few examples."""
+    if len(reading.losses) != len(best.losses) or len(best.losses) < FEWEST_EXAMPLES:
+        return None
+    return paired_interval(best.losses, reading.losses, weights=best.tokens)

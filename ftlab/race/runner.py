@@ -74,13 +74,17 @@ TRIAL_EXAMPLES = 32
 and twice as many candidates tell more."""
 
 
-def trial_settings(settings: TrainingSettings, steps: int) -> TrainingSettings:
-    """Those of candidates up to the last rung: a constant rate, which may go on from any step."""
+def trial_settings(settings: TrainingSettings, rungs: Sequence[int]) -> TrainingSettings:
+    """Those of candidates up to the last rung: a constant rate, which may go on from any step.
+
+    The warm-up is over after a quarter of the first rung, which would else compare little more.
+    """
     return replace(
         tuning_settings(settings),
-        steps=steps,
+        steps=rungs[-1],
         schedule="constant",
-        checkpoint_every=steps,
+        warmup_steps=min(settings.warmup_steps, rungs[0] // 4),
+        checkpoint_every=rungs[-1],
         eval_examples=min(settings.eval_examples, TRIAL_EXAMPLES),
     )
 
@@ -96,12 +100,12 @@ class QueuedRunner:
         self,
         race: RaceDirectory,
         request: RaceRequest,
-        last_rung: int,
+        rungs: Sequence[int],
         earlier: float = 0.0,
         measured_here: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._race, self._request, self._last = race, request, last_rung
+        self._race, self._request, self._rungs = race, request, rungs
         self._store = RunStore(race.runs_folder)
         self._clock, self._began = clock, clock() - earlier
         self._runs: dict[int, str] = {}
@@ -202,7 +206,7 @@ class QueuedRunner:
         return None
 
     def _queue_trial(self, candidate: int, variant: Variant, step: int) -> None:
-        settings = trial_settings(self._request.request.settings, self._last)
+        settings = trial_settings(self._request.request.settings, self._rungs)
         request = self._request.request
         asked = replace(request, variants=(variant,), seeds=request.seeds[:1], settings=settings)
         specs = self._queue(asked, self._trials, "trial", step, candidate=candidate)

@@ -45,7 +45,7 @@ def run_race(race: RaceDirectory) -> RaceResult:
     except FtlabError as error:
         return RaceResult("failed", str(error))
     seconds = max((event.get("elapsed", 0.0) for event in events), default=0.0)
-    runner = QueuedRunner(race, request, steps[-1], seconds, measured_on(ground, events))
+    runner = QueuedRunner(race, request, steps, seconds, measured_on(ground, events))
     halving = Halving(race.journal_file, len(request.request.variants), steps[0])
     conductor = Conductor(request, steps, runner, halving, race.report)
     try:

@@ -138,6 +138,14 @@ def test_a_cheaper_one_goes_on_where_losses_are_as_good_as_equal_unless_the_scor
     assert compared_values(readings, "memory", 0.5) == compared_values(readings, "score", 0.5)
 
 
+def test_more_than_two_are_scored_where_the_tuning_examples_show_no_difference() -> None:
+    twelve = (*METHODS, "loha", "lokr", "oft", "miss", "rslora", "pissa")
+    alike, _ = conducted(race_request(*twelve), InventedRunner(lambda one, step: 1.0))
+    assert alike.finalists == (0, 1, 2, 3)
+    apart, _ = conducted(race_request(*twelve), InventedRunner(falling))
+    assert apart.finalists == (0, 1)
+
+
 def test_short_runs_have_one_rung() -> None:
     runner = InventedRunner(falling)
     _, events = conducted(race_request(*METHODS, steps=2), runner)
