@@ -81,11 +81,9 @@ def run(options: argparse.Namespace) -> int:
     if options.resume:
         race = find_race(folder, options.resume)
         resume_race(race)
-        minutes_left = _seconds_left(race)
     else:
         race = _start(options, console)
-        minutes_left = race.request().seconds
-    console.print(sentence_from(time.time(), minutes_left), markup=False, highlight=False)
+    console.print(sentence_from(time.time(), _seconds_left(race)), markup=False, highlight=False)
     result = follow(race, console)
     if options.json:
         content = {"race": race.race_id, **asdict(result)}
@@ -158,10 +156,12 @@ def _start(options: argparse.Namespace, console: Console) -> RaceDirectory:
     check_inputs(request, ModelReach())
     settings = RaceSettings(**read_options(options, RaceSettings))
     tell = console.print if not options.json else (lambda sentence: None)
+    began = time.monotonic()
     planned, left_out = plan_race(request, settings, store, tell)
+    took = time.monotonic() - began
     methods = plural(len(planned.defaults), "method")
     candidates = plural(len(planned.request.variants), "candidate")
-    race = start_race(planned, left_out, store.folder)
+    race = start_race(planned, left_out, store.folder, took)
     console.print(f"Race {race.race_id}: {candidates} of {methods}", markup=False, highlight=False)
     return race
 

@@ -9,7 +9,7 @@ from ftlab.basics.words import plural
 from ftlab.race.conduct import Conductor, ranked
 from ftlab.race.record import RaceRequest, RaceResult
 from ftlab.records.recommendation import Recommendation, recommend
-from ftlab.records.result import FinalStatus
+from ftlab.records.result import OPEN, FinalStatus
 from ftlab.records.store import RunStore, sweep_data
 
 FEW_EXAMPLES = 10
@@ -35,7 +35,7 @@ def answer(
     request = race.request
     found = _recommended(request, took.finals, store)
     looked = _looked(race)
-    sentence = _unscored(race) if found is None else found.sentence
+    sentence = _unscored(race, took.finals, store, status) if found is None else found.sentence
     details = () if found is None else (*found.details, found.basis)
     return RaceResult(
         status=status,
@@ -61,7 +61,7 @@ def _recommended(request: RaceRequest, finals: str, store: RunStore) -> Recommen
     return recommend(table, request.settings.prefer)
 
 
-def _unscored(race: Conductor) -> str:
+def _unscored(race: Conductor, finals: str, store: RunStore, status: FinalStatus) -> str:
     request = race.request
     order = ranked({one: reading.loss for one, reading in race.readings.items()})
     if not order:
@@ -71,11 +71,25 @@ def _unscored(race: Conductor) -> str:
         return f"No candidate was trained and measured within {minutes} minutes.{why}"
     best = race.readings[order[0]]
     assert best.loss is not None
+    reasons = _reasons_of(finals, store)
+    if status != "done":
+        why = "the race ended before a model was scored on the test examples."
+    elif reasons:
+        why = f"no model could be scored on the test examples. {' '.join(reasons)}"
+    else:
+        why = "there was no time to score on the test examples."
     return (
-        f"Nothing is recommended: there was no time to score on the test examples. "
+        f"Nothing is recommended: {why} "
         f"{request.label(order[0])} has the lowest loss on the tuning examples so far, "
         f"{best.loss:.3f}."
     )
+
+
+def _reasons_of(finals: str, store: RunStore) -> list[str]:
+    """Why the last runs ended by themselves without a score, each reason once."""
+    runs = store.sweep(finals) if finals else []
+    failed = [run for run in runs if run.status not in (*OPEN, "done", "cancelled")]
+    return list(dict.fromkeys(run.reason for run in failed))[:2]
 
 
 def _looked(race: Conductor) -> str:

@@ -88,17 +88,18 @@ class Conductor:
             if len(going) >= FEWEST_HALVED:
                 going = self.halving.decide(step, self._values())
             self._say_who_left(step, going)
-            if not self._train_further(going, following, self._until(place)):
-                break  # there was no time for one: the rung before decides
-            step = following
+            reached = self._train_further(going, following, self._until(place))
             going = ranked(self._values())
+            if not reached:
+                break  # the rung before decides, among all that did not diverge
+            step = following
         self.finalists = self._choose_finalists(going)
         self._say_who_left(step, self.finalists)
+        self._score()
         values = self._values()
         self.halving.finish({
             one: value for one in self.finalists if (value := values[one]) is not None
         })  # fmt: skip
-        self._score()
 
     def _until(self, place: int) -> float:
         """When the rung is over, in seconds of the race; the last leaves time for the end."""
@@ -129,6 +130,10 @@ class Conductor:
         self._take(self.runner.train(going, step, until), step, further)
         self._say_no_time(step, [one for one in going if one not in further])
         if not any(reading.loss is not None for reading in further.values()):
+            for candidate, reading in further.items():
+                self._gone.add(candidate)
+                self._say_left(candidate, reading.reason or "it has no loss")
+                del self.readings[candidate]
             return False
         self.readings = further
         return True
@@ -137,15 +142,10 @@ class Conductor:
         for reading in found:
             into[reading.candidate] = reading
             self.tried += step == self.rungs[0] and reading.loss is not None
-            self.report({
-                "event": "reading",
-                "candidate": reading.candidate,
-                "label": self.request.label(reading.candidate),
-                "step": step,
-                "loss": reading.loss,
-                "reason": reading.reason,
-                "elapsed": round(self.runner.elapsed, 1),
-            })  # fmt: skip
+            if not reading.is_kept:
+                label, elapsed = self.request.label(reading.candidate), self.runner.elapsed
+                event = {"label": label, "elapsed": round(elapsed, 1)}
+                self.report(reading.event(step) | event)
 
     def _losses(self) -> dict[int, float | None]:
         return {one: reading.loss for one, reading in self.readings.items()}
@@ -216,18 +216,19 @@ def compared_values(
 ) -> dict[int, float | None]:
     """What the halving compares, less is better; `None` for a candidate without a loss.
 
-    The loss, where the score is preferred; else losses in groups of `EQUAL`, and in each group
-    the cheaper first.
+    The loss, where the score is preferred or a cost is not known, as it was measured on another
+    machine; else losses in groups of `EQUAL`, and in each group the cheaper first.
     """
     losses = {one: reading.loss for one, reading in readings.items()}
     known = {one: loss for one, loss in losses.items() if loss is not None}
-    if prefer == "score" or not known:
+    if prefer == "score" or any(COSTS[prefer] not in readings[one].costs for one in known):
         return losses
-    best = min(known.values())
-    gained = (base_loss if base_loss is not None else max(known.values())) - best
+    best = min(known.values(), default=0.0)
+    untouched = base_loss if base_loss is not None else max(known.values(), default=0.0)
+    gained = untouched - best
     if gained <= 0:
         return losses
-    costs = {one: readings[one].costs.get(COSTS[prefer], math.inf) for one in known}
+    costs = {one: readings[one].costs[COSTS[prefer]] for one in known}
     by_cost = sorted(known, key=lambda one: (costs[one], known[one]))
     groups = {one: math.floor((loss - best) / (EQUAL * gained)) for one, loss in known.items()}
     of_cost = {one: rank / len(known) for rank, one in enumerate(by_cost)}

@@ -8,7 +8,7 @@ Talwalkar 2016; Li et al. 2020, "A system for massively parallel hyperparameter 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from math import nan
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def asking_order(values: Mapping[int, float]) -> list[int]:
 class Halving:
     """The study of one race; after a restart it goes on from the journal."""
 
-    def __init__(self, journal: Path, candidates: int, first_rung: int) -> None:
+    def __init__(self, journal: Path, first_rung: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -55,25 +55,25 @@ class Halving:
                 load_if_exists=True,
                 pruner=SuccessiveHalvingPruner(min_resource=first_rung, reduction_factor=REDUCTION),
             )
-        self._candidates = candidates
 
     def decide(self, step: int, values: Mapping[int, float | None]) -> list[int]:
         """Reports each candidate's value at a rung, less is better; returns those that go on.
 
         `None`: it has no value, as it diverged. The best come first.
         """
-        trials = self._running(values)
+        self._enter(values)
+        trials = self._trials(TrialState.RUNNING)
         for candidate in [one for one, value in values.items() if value is None]:
             self._ask(trials.get(candidate), step, nan)
         known = {one: value for one, value in values.items() if value is not None}
         for candidate in asking_order(known):
             self._ask(trials.get(candidate), step, known[candidate])
-        stay = self._running(())
-        return sorted((one for one in known if one in stay), key=known.__getitem__)
+        left = self._trials(TrialState.PRUNED)
+        return sorted((one for one in known if one not in left), key=known.__getitem__)
 
     def finish(self, values: Mapping[int, float]) -> None:
         """Completes the trials of the finalists, and prunes all that still run."""
-        for candidate, trial in self._running(()).items():
+        for candidate, trial in self._trials(TrialState.RUNNING).items():
             if candidate in values:
                 self._study.tell(trial.number, values[candidate])
             else:
@@ -88,13 +88,15 @@ class Halving:
         if trial.should_prune():
             self._study.tell(trial.number, state=TrialState.PRUNED)
 
-    def _running(self, entering: Sequence[int] | Mapping[int, object]) -> dict[int, FrozenTrial]:
-        """The running trials by candidate; those of `entering` that have none get one."""
-        every = self._study.get_trials(deepcopy=False)
-        entered = {int(trial.params[_CANDIDATE]) for trial in every}
-        for candidate in entering:
+    def _enter(self, candidates: Iterable[int]) -> None:
+        """Starts a trial of each candidate that has none."""
+        entered = self._trials()
+        for candidate in candidates:
             if candidate not in entered:
-                self._study.enqueue_trial({_CANDIDATE: candidate})
-                self._study.ask().suggest_int(_CANDIDATE, 0, self._candidates - 1)
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {int(trial.params[_CANDIDATE]): trial for trial in running}
+                self._study.ask().suggest_int(_CANDIDATE, candidate, candidate)
+
+    def _trials(self, *states: TrialState) -> dict[int, FrozenTrial]:
+        """The trials in these states, or all, by candidate; without those of a process that was
+        killed before it named the candidate."""
+        every = self._study.get_trials(deepcopy=False, states=states or None)
+        return {int(one.params[_CANDIDATE]): one for one in every if _CANDIDATE in one.params}

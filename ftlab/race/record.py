@@ -172,9 +172,11 @@ class RaceDirectory(StoppableJob):
             raise FtlabError(
                 f"The race {self.race_id} is {status}; only one that ended early can go on."
             )
+        result = self.result()
+        took = {} if result is None or not result.seconds else {"elapsed": result.seconds}
+        self.report({"event": "again", **took})  # whose line names no process
         self.cancel_file.unlink(missing_ok=True)
         self.result_file.unlink(missing_ok=True)
-        self.report({"event": "again"})  # whose line names no process
         self.request_file.touch()  # so that it is queued until its process begins
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ftlab.basics.errors import FtlabError
-from ftlab.jobs.control import request_cancel, start_dispatcher
+from ftlab.jobs.control import ensure_dispatcher, request_cancel, start_dispatcher
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.jobs.tuning import tuning_settings
-from ftlab.methods.variant import Variant
 from ftlab.race.record import RaceDirectory, RaceRequest
-from ftlab.records.resume import ask_to_resume
+from ftlab.records.result import OPEN, Status
+from ftlab.records.resume import ask_to_resume, begin_anew
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
-from ftlab.records.store import Run, RunStore, read_run
+from ftlab.records.store import Run, read_run
 from ftlab.settings.training import TrainingSettings
 
 _SECONDS_BETWEEN_LOOKS = 0.3
@@ -31,6 +31,7 @@ class Reading:
     `tokens` their weights; `loss` is their mean, `None` if it has none, and `reason` says why.
 
     `costs` are `step_seconds`, `net_peak_bytes` and `trainable`, as far as they are known.
+    `is_kept`: it was reported before, by a process that was cut off or stopped.
     """
 
     candidate: int
@@ -39,6 +40,27 @@ class Reading:
     tokens: tuple[float, ...] = ()
     costs: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    is_kept: bool = False
+
+    def event(self, step: int) -> dict[str, Any]:
+        """The reading as an event of the race; `reading_of` is the inverse."""
+        return {
+            "event": "reading",
+            "candidate": self.candidate,
+            "step": step,
+            "loss": self.loss,
+            "losses": [round(loss, 4) for loss in self.losses],
+            "tokens": list(self.tokens),
+            "costs": self.costs,
+            "reason": self.reason,
+        }
+
+
+def reading_of(event: Mapping[str, Any]) -> Reading:
+    return Reading(
+        event["candidate"], event["loss"], tuple(event["losses"]), tuple(event["tokens"]),
+        dict(event["costs"]), event["reason"], is_kept=True,
+    )  # fmt: skip
 
 
 class Runner(Protocol):
@@ -89,6 +111,10 @@ def trial_settings(settings: TrainingSettings, rungs: Sequence[int]) -> Training
     )
 
 
+_SECONDS_BETWEEN_SIGNS = 10.0
+"""How often the clock is written down, and a dispatcher that died is started again."""
+
+
 class QueuedRunner:
     """Trains by runs of the queue, as any sweep; a restarted one goes on from its events.
 
@@ -106,12 +132,13 @@ class QueuedRunner:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._race, self._request, self._rungs = race, request, rungs
-        self._store = RunStore(race.runs_folder)
         self._clock, self._began = clock, clock() - earlier
         self._runs: dict[int, str] = {}
+        self._kept: dict[tuple[int, int], Reading] = {}
         self._trials: list[RunSpec] = []
         self._finals: list[RunSpec] = []
         self._here = set(measured_here)
+        self._signed = 0.0
         for event in race.events():
             self._take(event)
 
@@ -132,13 +159,19 @@ class QueuedRunner:
     @property
     def base_loss(self) -> float | None:
         for spec in self._trials:
-            result = self._read(spec.run_id).result if spec.is_base else None
-            if result is not None and result.measures.eval_loss_before is not None:
-                return result.measures.eval_loss_before
+            run = self._read(spec.run_id) if spec.is_base else None
+            if run is not None and run.result is not None:
+                loss = run.result.measures.eval_loss_before
+                if loss is not None:
+                    return loss
         return None
 
     def train(self, candidates: Sequence[int], step: int, until: float) -> Iterator[Reading]:
-        waiting, training = list(candidates), list[int]()
+        kept = {one: self._kept[one, step] for one in candidates if (one, step) in self._kept}
+        yield from kept.values()
+        waiting, training = [one for one in candidates if one not in kept], list[int]()
+        if waiting and self.elapsed < until:
+            self._revive([spec for spec in self._trials if spec.is_base])
         while waiting or training:
             is_over = self.elapsed >= until
             if is_over:
@@ -151,7 +184,7 @@ class QueuedRunner:
                     training.append(candidate)
                 else:
                     yield reading
-            ended = [one for one in training if not self._read(self._runs[one]).is_open]
+            ended = [one for one in training if not self._is_open(self._runs[one])]
             for candidate in ended:
                 training.remove(candidate)
                 reading = self._reading(candidate, step)
@@ -162,13 +195,15 @@ class QueuedRunner:
 
     def score(self, candidates: Sequence[int], seed: int, until: float) -> bool:
         variants = tuple(self._request.request.variants[one] for one in candidates)
-        known = {(repr(spec.variant), spec.seed) for spec in self._finals}
-        missing = tuple(one for one in variants if (repr(one), seed) not in known)
+        own = [spec for spec in self._finals if spec.is_base or spec.seed == seed]
+        self._revive(own)
+        known = {repr(spec.variant) for spec in own}
+        missing = tuple(one for one in variants if repr(one) not in known)
         if missing:
             request = replace(self._request.request, variants=missing, seeds=(seed,))
             self._queue(request, self._finals, "finals")
         ids = [spec.run_id for spec in self._finals]
-        while any(self._read(run_id).is_open for run_id in ids):
+        while any(map(self._is_open, ids)):
             if self.elapsed >= until:
                 self._end(ids)
                 return False
@@ -187,28 +222,38 @@ class QueuedRunner:
     def _go(self, candidate: int, step: int) -> Reading | None:
         """Queues the candidate up to the step; its reading if it is there already or never is."""
         run_id = self._runs.get(candidate)
-        if run_id is None:
-            variant = self._request.request.variants[candidate]
-            try:
-                self._queue_trial(candidate, variant, step)
-            except FtlabError as error:
-                return Reading(candidate, reason=str(error))
-            return None
-        run = self._read(run_id)
-        if run.is_open:
-            start_dispatcher(self._race.runs_folder)
-            return None
-        if _is_at(run, step) or run.resumes_from is None:
-            return self._reading(candidate, step)
-        run.directory.pause_after(step)
-        ask_to_resume(run.directory)
-        start_dispatcher(self._race.runs_folder)
+        run = None if run_id is None else self._read(run_id)
+        try:
+            if run_id is None:
+                self._queue_trial(candidate, step)
+            elif run is None or _is_at(run, step) or run.status not in (*OPEN, *_CUT_OFF):
+                return self._reading(candidate, step)
+            elif run.is_open:
+                start_dispatcher(self._race.runs_folder)
+            else:
+                run.directory.pause_after(step)
+                self._revive([run.spec])
+        except FtlabError as error:
+            return Reading(candidate, reason=str(error))
         return None
 
-    def _queue_trial(self, candidate: int, variant: Variant, step: int) -> None:
-        settings = trial_settings(self._request.request.settings, self._rungs)
+    def _revive(self, specs: Iterable[RunSpec]) -> None:
+        """Has runs that were cut off or cancelled go on: from a checkpoint, or else anew."""
+        for spec in specs:
+            run = self._read(spec.run_id)
+            if run is None or run.status not in _CUT_OFF:
+                continue
+            if run.resumes_from is None:
+                begin_anew(run.directory)
+            else:
+                ask_to_resume(run.directory)
+            start_dispatcher(self._race.runs_folder)
+
+    def _queue_trial(self, candidate: int, step: int) -> None:
         request = self._request.request
-        asked = replace(request, variants=(variant,), seeds=request.seeds[:1], settings=settings)
+        settings = trial_settings(request.settings, self._rungs)
+        variants = (request.variants[candidate],)
+        asked = replace(request, variants=variants, seeds=request.seeds[:1], settings=settings)
         specs = self._queue(asked, self._trials, "trial", step, candidate=candidate)
         self._here.update(spec.run_id for spec in specs)
 
@@ -228,20 +273,21 @@ class QueuedRunner:
         start_dispatcher(self._race.runs_folder)
         return specs
 
-    def _take(self, event: dict[str, Any]) -> None:
-        """Takes up what was queued. Runs that were removed since count as never queued."""
+    def _take(self, event: Mapping[str, Any]) -> None:
+        """Takes up what was measured and queued. Runs that were removed since stay removed."""
+        if event.get("event") == "reading":
+            self._kept[event["candidate"], event["step"]] = reading_of(event)
         if event.get("event") != "queued":
             return
-        try:
-            specs = [self._read(run_id).spec for run_id in event["runs"]]
-        except FtlabError:
-            return
-        (self._finals if event["kind"] == "finals" else self._trials).extend(specs)
+        found = [run.spec for run in map(self._read, event["runs"]) if run is not None]
+        (self._finals if event["kind"] == "finals" else self._trials).extend(found)
         if event["kind"] == "trial":
-            self._runs[event["candidate"]] = specs[-1].run_id
+            self._runs[event["candidate"]] = event["runs"][-1]
 
     def _reading(self, candidate: int, step: int) -> Reading:
         run = self._read(self._runs[candidate])
+        if run is None:
+            return Reading(candidate, reason="its run was removed")
         if not _is_at(run, step) or run.result is None:
             return Reading(candidate, reason=run.reason)
         measures, rows = run.result.measures, run.directory.samples()
@@ -259,21 +305,41 @@ class QueuedRunner:
             {key: float(value) for key, value in costs.items() if value is not None},
         )
 
-    def _read(self, run_id: str) -> Run:
-        return read_run(RunDirectory(self._race.runs_folder / run_id))
+    def _read(self, run_id: str) -> Run | None:
+        """`None` if somebody removed the run, or damaged it."""
+        try:
+            return read_run(RunDirectory(self._race.runs_folder / run_id))
+        except FtlabError:
+            return None
 
-    def _end(self, run_ids: Sequence[str]) -> None:
+    def _is_open(self, run_id: str) -> bool:
+        run = self._read(run_id)
+        return run is not None and run.is_open
+
+    def _end(self, run_ids: Iterable[str]) -> None:
         """Cancels the open ones of these runs, and waits for their end."""
-        left = [run_id for run_id in run_ids if self._read(run_id).is_open]
+        left = [run_id for run_id in run_ids if self._is_open(run_id)]
         if left:
             request_cancel(self._race.runs_folder, left)
-        while any(self._read(run_id).is_open for run_id in left):
+        while any(map(self._is_open, left)):
+            self._sign()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 
     def _wait(self) -> None:
         if self._race.cancel_file.exists():
             raise StoppedError
+        self._sign()
         time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+    def _sign(self) -> None:
+        now = self.elapsed
+        if now - self._signed >= _SECONDS_BETWEEN_SIGNS:
+            self._signed = now
+            self._race.report({"event": "clock", "elapsed": round(now, 1)})
+            ensure_dispatcher(self._race.runs_folder)
+
+
+_CUT_OFF: frozenset[Status] = frozenset({"cancelled", "interrupted"})
 
 
 def _is_at(run: Run, step: int) -> bool:

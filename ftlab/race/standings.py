@@ -71,9 +71,9 @@ def view_race(race: RaceDirectory, now: float) -> RaceView:
         standings,
         result.seconds if result is not None and result.seconds else elapsed,
         request.seconds,
-        next((int(event["step"]) for event in reversed(events) if event["event"] == "rung"), 0),
-        len({event["seed"] for event in events if event["event"] == "final"}),
-        tuple(str(event["sentence"]) for event in events if event["event"] == "note"),
+        next((int(event["step"]) for event in reversed(events) if event.get("event") == "rung"), 0),
+        len({event["seed"] for event in events if event.get("event") == "final"}),
+        tuple(str(event["sentence"]) for event in events if event.get("event") == "note"),
         result,
         others,
     )

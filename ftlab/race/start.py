@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
+from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs.launch import checked, errors_in_file, least, operator_limit
 from ftlab.models.reference import names_hub_model
 from ftlab.prediction.client import Predictor
 from ftlab.race.candidates import LeftOut, all_candidates, that_apply, that_fit
-from ftlab.race.record import RaceDirectory, RaceRequest, RaceSettings, new_race
+from ftlab.race.ground import check_ground, ground_of
+from ftlab.race.record import (
+    RaceDirectory,
+    RaceRequest,
+    RaceSettings,
+    list_races,
+    new_race,
+    races_folder,
+)
+from ftlab.records.result import OPEN
 from ftlab.records.run import check_writable
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.schema import errors_in
 
 WORKER = "ftlab.race.worker"
+
+_PLANNING = 0.1
+"""Most of a race's time for predictions; a method without one is taken to fit."""
 
 
 def plan_race(
@@ -30,21 +45,22 @@ def plan_race(
 ) -> tuple[RaceRequest, list[LeftOut]]:
     """The race of the request's methods, and those that take no part.
 
-    With a memory limit, what is predicted to need more is left out; a prediction takes seconds
-    unless it is kept. Raises `InvalidRequest` for wrong settings, and `FtlabError` if nothing is
-    left.
+    On a GPU or with a memory limit, what is predicted to need more is left out; a prediction takes
+    seconds unless it is kept. Raises `InvalidRequest` for wrong settings, and if nothing is left.
     """
     errors = [*errors_in(settings), *errors_in(request), *errors_in(request.settings)]
     if errors:
         raise InvalidRequest(errors)
     request = replace(request, memory_limit=least(request.memory_limit, operator_limit()))
     methods, left_out = that_apply(request)
-    if methods and request.memory_limit is not None:
+    if methods and (request.memory_limit is not None or resolve_device(request.device).is_gpu):
         say(f"predicting the memory of {len(methods)} methods …")
+        until = time.monotonic() + _PLANNING * 60 * settings.minutes
         with Predictor() as predictor:
             methods, too_large = that_fit(
-                replace(request, variants=tuple(methods)), predictor, store.runs()
-            )
+                replace(request, variants=tuple(methods)), predictor, store.runs(),
+                lambda: time.monotonic() > until,
+            )  # fmt: skip
         left_out += too_large
     if not methods:
         why = "; ".join(f"{one.variant.label}: {one.reason}" for one in left_out[:5])
@@ -59,33 +75,69 @@ def plan_race(
     return RaceRequest(valid, settings, defaults), left_out
 
 
-def start_race(request: RaceRequest, left_out: Sequence[LeftOut], folder: Path) -> RaceDirectory:
+def start_race(
+    request: RaceRequest,
+    left_out: Sequence[LeftOut],
+    folder: Path,
+    planned_seconds: float = 0.0,
+) -> RaceDirectory:
     """Starts a detached process that conducts the race; it outlives the page and the app.
 
-    Raises `FtlabError` if the folder cannot be written.
+    What its planning took is of its time. Raises `FtlabError` if another race is under way, or the
+    folder cannot be written.
     """
     check_writable(folder)
     race = new_race(folder)
     try:
-        race.write_request(request)
-        for one in left_out:
-            race.report({"event": "left", "label": one.variant.label, "reason": one.reason})
-        _start(race, request)
+        with holding(_lock(folder)):
+            _check_alone(folder)
+            race.write_request(request)
+            race.report({"event": "planned", "elapsed": round(planned_seconds, 1)})
+            for one in left_out:
+                race.report({"event": "left", "label": one.variant.label, "reason": one.reason})
+            _start(race, request)
     except OSError as error:
         shutil.rmtree(race.path, ignore_errors=True)
-        raise FtlabError(
-            f"The race could not be started in '{folder}' ({error.strerror}); free some space, or "
-            "make the folder writable."
-        ) from None
+        raise _not_started(folder, error) from None
     return race
 
 
 def resume_race(race: RaceDirectory) -> None:
-    """Has a race that was cut off or stopped go on. Raises `FtlabError` if it is open or done."""
+    """Has a race that was cut off or stopped go on; until then its answer stays.
+
+    Raises `FtlabError` if it is open or done, another one is open, its data or the versions of the
+    libraries are others than those it began with, or the folder cannot be written.
+    """
     check_writable(race.runs_folder)
     request = race.request()
-    race.ask_again()
-    _start(race, request)
+    check_ground(ground_of(request.request), race.events())
+    with holding(_lock(race.runs_folder)):
+        _check_alone(race.runs_folder, race)
+        race.ask_again()
+        try:
+            _start(race, request)
+        except OSError as error:
+            raise _not_started(race.runs_folder, error) from None
+
+
+def _lock(runs_folder: Path) -> FileLock:
+    """Held while a race is started: two at once would take each other's time."""
+    return FileLock(races_folder(runs_folder.resolve()) / "lock")
+
+
+def _check_alone(runs_folder: Path, own: RaceDirectory | None = None) -> None:
+    for other in list_races(runs_folder):
+        if other != own and other.status() in OPEN:
+            raise FtlabError(
+                f"The race {other.race_id} is under way; stop it first, or wait for its answer."
+            )
+
+
+def _not_started(folder: Path, error: OSError) -> FtlabError:
+    return FtlabError(
+        f"The race could not be started in '{folder}' ({error.strerror}); free some space, or make "
+        "the folder writable."
+    )
 
 
 def _start(race: RaceDirectory, request: RaceRequest) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,37 @@ def ask_to_resume(directory: RunDirectory) -> None:
             f"'{directory.path}' cannot be written ({error.strerror}), so the run is not resumed."
         ) from None
     note("run resumed", run=directory.run_id)
+
+
+def begin_anew(directory: RunDirectory) -> None:
+    """Puts a run that ended early back into the queue, from its first step.
+
+    What it wrote is removed. The caller must start a dispatcher. Raises `FtlabError` if the run is
+    done, queued or running.
+    """
+    check_writable(directory.path.parent)
+    status = directory.status()
+    if status in ("done", "running", "queued"):
+        raise FtlabError(
+            f"The run {directory.run_id} is {status}; only one that ended early can begin anew."
+        )
+    kept = {directory.spec_file, directory.pause_file, directory.annotations_file}
+    try:
+        for path in sorted(
+            directory.path.iterdir(), key=lambda path: path == directory.result_file
+        ):
+            if path in kept:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise FtlabError(
+            f"'{directory.path}' cannot be written ({error.strerror}), so the run does not begin "
+            "anew."
+        ) from None
+    note("run begun anew", run=directory.run_id)
 
 
 @dataclass(frozen=True)

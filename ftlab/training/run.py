@@ -222,9 +222,7 @@ class RunRecord:
         """The result of a run without an error: done, or paused and to be resumed."""
         if self.pause_after is None:
             return self.result("done")
-        return self.result(
-            "cancelled", f"Paused after step {self.pause_after:,}, as asked; it can be resumed."
-        )
+        return self.result("cancelled", f"Paused after step {self.pause_after:,}, as asked.")
 
     def result(self, status: Any, reason: str = "") -> RunResult:
         after = self.meter.phases.get(ANSWERING) if self.meter else None

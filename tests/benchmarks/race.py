@@ -114,7 +114,7 @@ def replay(recording: Recording, minutes: float, seed: int) -> Replayed:
     runner = ReplayRunner(recording, random.Random(seed))
     steps = rungs(recording.steps)
     with tempfile.TemporaryDirectory() as folder:
-        halving = Halving(Path(folder) / "journal.log", len(recording.variants), steps[0])
+        halving = Halving(Path(folder) / "journal.log", steps[0])
         race = Conductor(request, steps, runner, halving, lambda event: None)
         race.run()
     scores = scores_of(recording)

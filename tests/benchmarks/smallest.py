@@ -341,6 +341,7 @@ ON_A_PAGE = (
 NOT_RUN: Mapping[str, str] = {
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
     "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
+    "tests.benchmarks.race": "tests/maintain/test_race_sweep.py runs it, on what it records before",
     "tests.install.wheel": ".ci/run runs it whole, in an environment of its own",
 }
 """Scripts that documents name and that have no smallest run, with the reason."""

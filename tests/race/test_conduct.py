@@ -105,6 +105,14 @@ def test_one_that_diverges_on_the_next_rung_leaves_there() -> None:
     assert any(event["label"] == "LoRA" for event in said(events, "left"))
 
 
+def test_if_all_that_went_on_diverge_the_others_are_scored() -> None:
+    runner = InventedRunner(lambda one, step: None if step == 15 else falling(one, step))
+    conductor, events = conducted(race_request(*METHODS), runner)
+    assert conductor.finalists == (2, 3), "the first two went on, and diverged"
+    reasons = {event["label"]: event["reason"] for event in said(events, "left")}
+    assert reasons["LoRA"] == "The loss is not a number at step 2."
+
+
 def test_if_the_next_rung_has_no_time_the_one_before_decides() -> None:
     runner = InventedRunner(falling, step_seconds=lambda one: 6.0, score_seconds=5)
     conductor, _ = conducted(race_request(*METHODS, minutes=6), runner)
@@ -133,8 +141,7 @@ def test_a_cheaper_one_goes_on_where_losses_are_as_good_as_equal_unless_the_scor
     by_memory = compared_values(readings, "memory", 3.0)
     assert sorted(by_memory, key=lambda one: by_memory[one] or 0) == [1, 0, 2]
     readings[1] = Reading(1, 1.05)  # measured on another machine: its cost is not known
-    by_memory = compared_values(readings, "memory", 3.0)
-    assert sorted(by_memory, key=lambda one: by_memory[one] or 0) == [0, 1, 2]
+    assert compared_values(readings, "memory", 3.0) == by_score, "then the loss alone decides"
     assert compared_values(readings, "memory", 0.5) == compared_values(readings, "score", 0.5)
 
 

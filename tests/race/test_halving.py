@@ -24,7 +24,7 @@ def study(journal: Path) -> optuna.Study:
 def test_optunas_pruner_keeps_exactly_the_best_third_of_a_rung(count: int, tmp_path: Path) -> None:
     values = dict(enumerate(random.Random(count).sample(range(1000), count)))
     best = sorted(values, key=values.__getitem__)
-    halving = Halving(tmp_path / "journal.log", count, 5)
+    halving = Halving(tmp_path / "journal.log", 5)
     going = halving.decide(5, {one: float(value) for one, value in values.items()})
     assert going == best[: max(1, count // 3)]
     further = {one: float(-values[one]) for one in going}  # the next rung turns them round
@@ -37,22 +37,22 @@ def test_every_candidate_is_asked_about_once() -> None:
 
 
 def test_candidates_that_are_all_alike_lose_none_by_chance(tmp_path: Path) -> None:
-    halving = Halving(tmp_path / "journal.log", 9, 5)
+    halving = Halving(tmp_path / "journal.log", 5)
     assert halving.decide(5, dict.fromkeys(range(9), 1.0)) == list(range(9))
 
 
 def test_a_candidate_without_a_value_never_goes_on(tmp_path: Path) -> None:
-    halving = Halving(tmp_path / "journal.log", 4, 5)
+    halving = Halving(tmp_path / "journal.log", 5)
     assert halving.decide(5, {0: None, 1: 2.0, 2: None, 3: 1.0}) == [3]
-    assert Halving(tmp_path / "other.log", 2, 5).decide(5, {0: None, 1: None}) == []
-    assert Halving(tmp_path / "empty.log", 2, 5).decide(5, {}) == []
+    assert Halving(tmp_path / "other.log", 5).decide(5, {0: None, 1: None}) == []
+    assert Halving(tmp_path / "empty.log", 5).decide(5, {}) == []
 
 
 def test_a_restarted_race_decides_as_before_and_reports_nothing_twice(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
     values: dict[int, float | None] = {one: float(one) for one in range(12)}
-    going = Halving(journal, 12, 5).decide(5, values)
-    again = Halving(journal, 12, 5)
+    going = Halving(journal, 5).decide(5, values)
+    again = Halving(journal, 5)
     assert again.decide(5, values) == going == [0, 1, 2, 3]
     assert again.decide(15, {one: float(one) for one in going}) == [0]
     again.finish({0: 0.1})
@@ -64,7 +64,7 @@ def test_a_restarted_race_decides_as_before_and_reports_nothing_twice(tmp_path: 
 
 def test_the_journal_is_one_that_optuna_itself_reads(tmp_path: Path) -> None:
     journal = tmp_path / "journal.log"
-    Halving(journal, 6, 5).decide(5, {one: float(one) for one in range(6)})
+    Halving(journal, 5).decide(5, {one: float(one) for one in range(6)})
     trials = study(journal).get_trials()
     assert {trial.params["candidate"]: trial.intermediate_values for trial in trials} == {
         one: {5: float(one)} for one in range(6)

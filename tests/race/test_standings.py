@@ -23,7 +23,8 @@ def race(tmp_path: Path) -> RaceDirectory:
 
 def reading(label: str, step: int, loss: float | None, elapsed: float) -> dict[str, Any]:
     return {"event": "reading", "label": label, "step": step, "loss": loss, "elapsed": elapsed,
-            "reason": "" if loss else "The loss is not a number."}  # fmt: skip
+            "reason": "" if loss else "The loss is not a number.", "candidate": 0, "losses": [],
+            "tokens": [], "costs": {}}  # fmt: skip
 
 
 def now_of(race: RaceDirectory, seconds: float) -> RaceView:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,11 @@ import pytest
 
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import Variant, parse_variant
+from ftlab.race.ground import check_ground, measured_on
 from ftlab.race.record import RaceDirectory, RaceRequest, RaceSettings, new_race
-from ftlab.race.worker import check_ground, main, measured_on, run_race
+from ftlab.race.worker import main, run_race
 from ftlab.records.result import RunResult
+from ftlab.records.run import run_directories, write_json_lines
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
@@ -80,48 +85,107 @@ def test_a_race_ends_with_finalists_scored_on_the_test_split_and_a_recommendatio
     assert [run.status for run in best] == ["done", "done"]
     assert all(run.result and run.result.resumed == (1,) for run in best), "from its checkpoint"
     left = [run for run in trials if not run.spec.is_base and run not in best]
-    assert {run.reason for run in left} == {"Paused after step 1, as asked; it can be resumed."}
+    assert {run.reason for run in left} == {"Paused after step 1, as asked."}
     assert not any(run.directory.checkpoints.exists() for run in left), "their room is free again"
 
 
+@dataclass
+class Plug:
+    """Works runs off until it is pulled: then one of them was under way."""
+
+    race: RaceDirectory
+    is_time: Callable[[list[dict[str, Any]]], bool]
+    is_pulled: bool = False
+
+    def __call__(self, folder: Path) -> None:
+        if self.is_pulled or not self.is_time(self.race.events()):
+            work_off(folder)
+            return
+        self.is_pulled = True
+        for directory in run_directories(folder):
+            if directory.is_waiting and not directory.spec().is_base:
+                directory.resume_file.unlink(missing_ok=True)
+                dead = {"event": "start", "pid": DEAD_PID, "process_started": 0.0}
+                write_json_lines(directory.metrics_file, [dead, *directory.metrics()[1:]])
+                os.utime(directory.metrics_file, (0, 0))
+                assert directory.status() == "interrupted"
+        raise PlugPulledError
+
+
+class PlugPulledError(BaseException):
+    pass
+
+
+def reached(step: int) -> Callable[[list[dict[str, Any]]], bool]:
+    return lambda events: any(
+        event["event"] == "rung" and event["step"] == step for event in events
+    )
+
+
+def in_the_final(events: list[dict[str, Any]]) -> bool:
+    return any(event["event"] == "final" for event in events)
+
+
 @pytest.mark.model
-def test_a_race_that_was_cut_off_trains_nothing_twice(
-    tiny_model: Path, task_file: Path, tmp_path: Path, works: Works
-) -> None:
-    class PlugPulledError(BaseException):
-        pass
-
-    queued = 0
-
-    def pull(folder: Path) -> None:
-        nonlocal queued
-        queued += 1
-        if queued == 4:
-            raise PlugPulledError
-        work_off(folder)
-
-    works(pull)
+@pytest.mark.fault("a race cut off in any of its stages and taken up again")
+@pytest.mark.parametrize(
+    "when", [reached(1), reached(3), in_the_final], ids=["first", "second", "final"]
+)
+def test_wherever_a_race_was_cut_off_it_ends_as_if_it_had_not_been(
+    when: Callable[[list[dict[str, Any]]], bool], tiny_model: Path, task_file: Path,
+    tmp_path: Path, works: Works,
+) -> None:  # fmt: skip
+    whole = run_race(race_of(tiny_model, task_file, tmp_path / "whole"))
     race = race_of(tiny_model, task_file, tmp_path / "runs")
+    works(Plug(race, when))
     with pytest.raises(PlugPulledError):
         run_race(race)
-    before = {event["label"] for event in said(race, "reading")}
-    assert 0 < len(before) < 6
-    works(work_off)
     race.report({"event": "again"})
     assert race.begin()
     result = run_race(race)
-    assert result.status == "done"
+    assert (result.status, result.tried) == ("done", whole.tried)
+    assert (result.sentence, result.details) == (whole.sentence, whole.details)
+    runs = [run for run in RunStore(tmp_path / "runs").runs() if run.spec.sweep_id == result.finals]
+    assert {run.status for run in runs} == {"done"}
+    told = [(e["candidate"], e["step"]) for e in said(race, "reading")]
+    assert len(told) == len(set(told)), "nothing is measured twice"
+
+
+@pytest.mark.model
+def test_after_its_time_a_race_that_goes_on_still_has_what_it_measured(
+    tiny_model: Path, task_file: Path, tmp_path: Path, works: Works
+) -> None:
+    race = race_of(tiny_model, task_file, tmp_path / "runs")
+    works(Plug(race, reached(3)))
+    with pytest.raises(PlugPulledError):
+        run_race(race)
+    race.report({"event": "clock", "elapsed": race.request().seconds})
+    assert race.begin() is False
+    race.report({"event": "again"})
+    assert race.begin()
+    result = run_race(race)
     assert result.tried == 6
-    ids = [run_id for event in said(race, "queued") for run_id in event["runs"]]
-    assert len(ids) == len(set(ids))
-    trials = [run for run in RunStore(tmp_path / "runs").runs() if run.spec.sweep_id
-              == result.trials and not run.spec.is_base]  # fmt: skip
-    assert len(trials) == 6
-    whole = race_of(tiny_model, task_file, tmp_path / "whole")
-    expected = run_race(whole)
-    final = [e["finalists"] for e in said(race, "final")]
-    assert final == [e["finalists"] for e in said(whole, "final")]
-    assert expected.sentence == result.sentence
+    assert result.sentence.startswith("Nothing is recommended: there was no time to score")
+    assert "has the lowest loss on the tuning examples" in result.sentence
+
+
+@pytest.mark.model
+def test_a_removed_run_leaves_the_race_and_the_others_go_on(
+    tiny_model: Path, task_file: Path, tmp_path: Path, works: Works
+) -> None:
+    folder = tmp_path / "runs"
+    race = race_of(tiny_model, task_file, folder)
+
+    def remove_one(runs_folder: Path) -> None:
+        work_off(runs_folder)
+        if len(said(race, "queued")) == 2:
+            shutil.rmtree(folder / said(race, "queued")[1]["runs"][-1])
+
+    works(remove_one)
+    result = run_race(race)
+    assert (result.status, result.tried) == ("done", 5)
+    reasons = [event["reason"] for event in said(race, "left")]
+    assert "its run was removed" in reasons
 
 
 @pytest.mark.model
@@ -147,7 +211,9 @@ def test_a_stopped_race_answers_from_what_there_is_and_can_go_on(
     monkeypatch.setattr("ftlab.race.runner.request_cancel", cancelled)
     result = run_race(race)
     assert (result.status, result.reason) == ("cancelled", "Cancelled by the person.")
-    assert result.sentence.startswith("Nothing is recommended: there was no time to score")
+    assert result.sentence.startswith(
+        "Nothing is recommended: the race ended before a model was scored"
+    )
     assert "has the lowest loss on the tuning examples so far" in result.sentence
     assert result.recommendation is None
     assert result.tried == len(said(race, "reading"))

@@ -138,7 +138,7 @@ def test_a_paused_run_is_evaluated_and_goes_on_bit_for_bit(
     parts.pause_after(2)
     paused = do(parts)
     assert (paused.status, paused.measures.steps_done) == ("cancelled", 2)
-    assert paused.reason == "Paused after step 2, as asked; it can be resumed."
+    assert paused.reason == "Paused after step 2, as asked."
     assert all(row["loss_after"] > 0 for row in parts.samples())
     assert losses(parts) == losses(whole)[:2]
     assert not parts.adapter.exists()  # its weights are in the checkpoint

@@ -16,7 +16,6 @@ from ftlab.methods.registry import METHODS
 from ftlab.race.record import RaceSettings, find_race, list_races
 from ftlab.race.standings import RaceView, Standing, view_race
 from ftlab.race.start import plan_race, resume_race, start_race
-from ftlab.records.result import OPEN
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.request import parse_memory_limit
 from ftlab.settings.schema import fields_of, read_settings
@@ -262,8 +261,8 @@ def start(context: AppContext, reading: Reading, asked: Mapping[str, Any]) -> st
     """Starts a race and returns its id; raises `FtlabError` with what is wrong."""
     context.access.check_training()
     request, settings = race_request(reading, asked)
-    if any(race.status() in OPEN for race in list_races(context.runs_folder)):
-        raise FtlabError("A race is under way; stop it first, or wait for its answer.")
     check_inputs(request, context.models)
+    began = time.monotonic()
     planned, left_out = plan_race(request, settings, context.store)
-    return start_race(planned, left_out, context.runs_folder).race_id
+    took = time.monotonic() - began
+    return start_race(planned, left_out, context.runs_folder, took).race_id
