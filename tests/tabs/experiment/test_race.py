@@ -99,7 +99,7 @@ def test_a_race_starts_once_and_not_beside_another(
     (found,) = list_races(context.runs_folder)
     assert found.race_id == race_id
     assert len(found.request().defaults) == len(CORE)
-    with pytest.raises(FtlabError, match="A race is under way; stop it first"):
+    with pytest.raises(FtlabError, match="is under way; stop it first"):
         start(context, reading(asked), asked)
 
 
