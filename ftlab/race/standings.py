@@ -117,17 +117,10 @@ def _ahead(one: Standing) -> tuple[int, int, bool, float]:
 
 def _elapsed(events: Sequence[Mapping[str, Any]], now: float | None, most: float) -> float:
     """Seconds of the race: those at its last report, and those since then while it is open."""
-    timed = [event for event in events if "elapsed" in event]
-    if not timed:
-        starts = [event for event in events if event.get("event") in ("start", "again")]
-        since = now - float(starts[-1]["at"]) if now is not None and starts else 0.0
-        return max(0.0, min(most, since))
-    last = timed[-1]
-    since = 0.0
-    if now is not None:
-        # While it was cut off its clock stood still.
-        begun = max(
-            float(e["at"]) for e in events if e.get("event") in ("start", "again", "queued")
-        )
-        since = max(0.0, now - max(float(last["at"]), begun))
-    return min(most, float(last["elapsed"]) + since)
+    elapsed = next((float(one["elapsed"]) for one in reversed(events) if "elapsed" in one), 0.0)
+    if now is None or not any(event.get("event") == "start" for event in events):
+        return min(most, elapsed)
+    # While it was cut off its clock stood still.
+    signs = [one for one in events if "elapsed" in one or one.get("event") in ("start", "again")]
+    since = max(0.0, now - max(float(one["at"]) for one in signs))
+    return min(most, elapsed + since)

@@ -38,6 +38,15 @@ def test_a_race_that_has_just_begun_has_all_to_come(race: RaceDirectory) -> None
     assert (view.is_open, view.elapsed, view.seconds) == (True, 3, 600)
 
 
+def test_a_race_that_waits_for_its_process_has_spent_what_its_planning_took(
+    tmp_path: Path,
+) -> None:
+    race = new_race(tmp_path)
+    race.write_request(race_request("lora", minutes=10))
+    race.report({"event": "planned", "elapsed": 12.0})
+    assert now_of(race, 5).elapsed == 12.0
+
+
 def test_who_is_ahead_comes_first_and_who_left_last_with_the_reason(race: RaceDirectory) -> None:
     race.report({"event": "rung", "step": 5, "candidates": 4})
     for event in (

@@ -239,7 +239,7 @@ def newest(context: AppContext) -> RaceView | None:
     for race in list_races(context.runs_folder):
         try:
             return view_race(race, time.time())
-        except FtlabError:
+        except (FtlabError, LookupError, TypeError, ValueError):  # a damaged request or event
             continue
     return None
 

@@ -170,5 +170,8 @@ def test_without_a_race_the_page_says_what_one_does(context: AppContext) -> None
 
 
 def test_a_damaged_race_is_passed_over(context: AppContext, race: RaceDirectory) -> None:
+    race.report({"event": "reading", "loss": "much"})
+    assert newest(context) is None
+    race.events_file.unlink()
     race.request_file.write_text("{")
     assert newest(context) is None
