@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
         for line in (result.sentence, *result.details):
             print(line)
         if result.status != "done":
-            say(f"{result.reason} To go on: python -m ftlab race --resume {race.race_id}")
+            say(f"{result.reason} {_to_go_on(race)}")
     return 0 if result.status == "done" else 1
 
 
@@ -112,8 +112,12 @@ def follow(race: RaceDirectory, console: Console) -> RaceResult:
     _tell(race, told, console)
     result = race.result()
     if result is None:
-        raise FtlabError(f"The race {race.race_id} was cut off: {race.reason}")
+        raise FtlabError(f"The race was cut off: {race.reason} {_to_go_on(race)}")
     return result
+
+
+def _to_go_on(race: RaceDirectory) -> str:
+    return f"To go on: python -m ftlab race --resume {race.race_id}"
 
 
 def _tell(race: RaceDirectory, told: int, console: Console) -> int:

@@ -11,9 +11,10 @@ import pytest
 from ftlab.__main__ import main
 from ftlab.commands.race import lines
 from ftlab.race import worker
-from ftlab.race.record import list_races
+from ftlab.race.record import RaceDirectory, list_races
 from ftlab.records.spec import SweepRequest
 from tests.commands.test_tune import SMALL
+from tests.fakes import DEAD_PID
 from tests.training.one_run import work_off
 
 
@@ -83,6 +84,21 @@ def test_a_stopped_race_says_how_to_go_on_and_does(
     assert "were compared on the tuning examples" in said.out
     assert main(["race", "--resume", found.race_id, "--runs-dir", "runs"]) == 2
     assert "is done; only one that ended early can go on" in capsys.readouterr().err
+
+
+def test_a_race_whose_process_dies_says_how_to_go_on(
+    race: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def die(module: str, log: Path, environment: Any, path: str) -> None:
+        RaceDirectory(Path(path)).write_worker(DEAD_PID, 0.0)
+
+    monkeypatch.setattr("ftlab.race.start.start_detached", die)
+    assert main(race) == 2
+    (found,) = list_races(tmp_path / "runs")
+    said = capsys.readouterr().err
+    assert "The race was cut off: The worker ended without a result" in said
+    assert f"--resume {found.race_id}" in said
 
 
 @pytest.mark.parametrize(
