@@ -25,7 +25,7 @@ from ftlab.charts.facts import (
 from ftlab.charts.html import named
 from ftlab.charts.points import spread_bars, untouched_line
 from ftlab.charts.spec import ChartSpec, Drawn, Facts, Place
-from ftlab.jobs.tuning import Tuned, is_of_ladder, ladders_of
+from ftlab.jobs.tuning import Tuned, ladders_of
 from ftlab.methods.registry import BASE_LOOK, look_of
 from ftlab.records.metrics import METRICS
 from ftlab.records.result import status_label
@@ -190,7 +190,8 @@ def _mark(fig: go.Figure, groups: Sequence[VariantRuns], rate: float, scaled: An
 
 
 def _ladders(data: SweepData) -> list[Tuned]:
-    return ladders_of(data.runs) if all(map(is_of_ladder, data.runs)) else []
+    """Not those of a race, whose runs have trained for different numbers of steps."""
+    return [] if any(run.directory.may_pause for run in data.runs) else ladders_of(data.runs)
 
 
 def _drawn(facts: Facts) -> Drawn:
