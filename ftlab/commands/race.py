@@ -25,7 +25,7 @@ from ftlab.methods.variant import apply_settings
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import ModelReach
 from ftlab.race.record import RaceDirectory, RaceResult, RaceSettings, find_race
-from ftlab.race.start import plan_race, resume_race, start_race
+from ftlab.race.start import begin_race, resume_race
 from ftlab.records.result import OPEN
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
@@ -83,7 +83,8 @@ def run(options: argparse.Namespace) -> int:
         resume_race(race)
     else:
         race = _start(options, console)
-    console.print(sentence_from(time.time(), _seconds_left(race)), markup=False, highlight=False)
+    left = max(0.0, race.request().seconds - race.spent())
+    console.print(sentence_from(time.time(), left), markup=False, highlight=False)
     result = follow(race, console)
     if options.json:
         content = {"race": race.race_id, **asdict(result)}
@@ -148,11 +149,6 @@ def lines(events: Iterable[Mapping[str, Any]]) -> Iterable[str]:
             yield str(event["sentence"])
 
 
-def _seconds_left(race: RaceDirectory) -> float:
-    took = max((event.get("elapsed", 0.0) for event in race.events()), default=0.0)
-    return max(0.0, race.request().seconds - took)
-
-
 def _start(options: argparse.Namespace, console: Console) -> RaceDirectory:
     request = _request(options)
     store = RunStore(options.runs_dir.resolve())
@@ -160,12 +156,10 @@ def _start(options: argparse.Namespace, console: Console) -> RaceDirectory:
     check_inputs(request, ModelReach())
     settings = RaceSettings(**read_options(options, RaceSettings))
     tell = console.print if not options.json else (lambda sentence: None)
-    began = time.monotonic()
-    planned, left_out = plan_race(request, settings, store, tell)
-    took = time.monotonic() - began
+    race = begin_race(request, settings, store, tell)
+    planned = race.request()
     methods = plural(len(planned.defaults), "method")
     candidates = plural(len(planned.request.variants), "candidate")
-    race = start_race(planned, left_out, store.folder, took)
     console.print(f"Race {race.race_id}: {candidates} of {methods}", markup=False, highlight=False)
     return race
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
@@ -24,8 +23,7 @@ from ftlab.models.reference import is_bundled
 from ftlab.race.conduct import rungs
 from ftlab.race.record import RaceDirectory, RaceRequest, RaceSettings, list_races, new_race
 from ftlab.race.recorded import RecordedReading, RecordedScore, Recording, write_recording
-from ftlab.race.runner import QueuedRunner, Reading
-from ftlab.records.run import read_json_lines
+from ftlab.race.runner import QueuedRunner
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, RunStore
 from ftlab.settings.training import TrainingSettings
@@ -97,7 +95,8 @@ def record(race: RaceDirectory, request: RaceRequest) -> Recording:
     steps = rungs(request.request.settings.steps)
     runner = QueuedRunner(race, request, steps)
     every = range(len(request.request.variants))
-    readings = [one for step in steps for one in _readings(race, runner, every, step)]
+    for step in steps:
+        _train(race, runner, every, step)
     first, *others = request.request.seeds
     runner.score(every, first, math.inf)
     store = RunStore(race.runs_folder)
@@ -105,7 +104,6 @@ def record(race: RaceDirectory, request: RaceRequest) -> Recording:
     best = sorted(means, key=means.__getitem__, reverse=True)[:BEST]
     for seed in others:
         runner.score(best, seed, math.inf)
-    bases = [run for run in store.sweep(runner.finals) if run.spec.is_base]
     done = [run for run in store.sweep(runner.finals) if run.result is not None]
     if not done:
         raise FtlabError("No run of the sweep has a result; see the logs of its runs.")
@@ -115,42 +113,26 @@ def record(race: RaceDirectory, request: RaceRequest) -> Recording:
         variants=request.request.variants,
         defaults=request.defaults,
         base_loss=runner.base_loss,
-        base_scores=_each(bases[0], "score_before") if bases else (),
-        readings=tuple(readings),
+        readings=tuple(_readings(race)),
         scores=tuple(_scores(store, runner, request)),
         environment=dict(done[0].result.environment) if done[0].result else {},
     )
 
 
-def _readings(
-    race: RaceDirectory, runner: QueuedRunner, every: range, step: int
-) -> Iterator[RecordedReading]:
-    """Those of a rung; kept in the race's folder, as the next rung replaces what a run says."""
-    kept = race.folder / f"readings-{step}.jsonl"
-    known = [_reading_of(row) for row in read_json_lines(kept)] if kept.exists() else []
-    yield from known
-    missing = [one for one in every if one not in {reading.candidate for reading in known}]
+def _train(race: RaceDirectory, runner: QueuedRunner, every: range, step: int) -> None:
+    """Trains what is missing to the rung; the readings are kept as events, as those of a race."""
     before = runner.elapsed
-    for reading in runner.train(missing, step, math.inf):
-        found = _recorded(reading, step, runner.elapsed - before)
+    for reading in runner.train(every, step, math.inf):
+        if not reading.is_kept:
+            race.report(reading.event(step) | {"seconds": round(runner.elapsed - before, 2)})
         before = runner.elapsed
-        with kept.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(found)) + "\n")
-        yield found
 
 
-def _recorded(reading: Reading, step: int, seconds: float) -> RecordedReading:
-    return RecordedReading(
-        reading.candidate, step, round(seconds, 2),
-        tuple(round(loss, 4) for loss in reading.losses), reading.tokens,
-        dict(reading.costs), reading.reason,
-    )  # fmt: skip
-
-
-def _reading_of(row: Mapping[str, Any]) -> RecordedReading:
-    return RecordedReading(
-        **{**row, "losses": tuple(row["losses"]), "tokens": tuple(row["tokens"])}
-    )
+def _readings(race: RaceDirectory) -> Iterator[RecordedReading]:
+    found = TypeAdapter(RecordedReading)
+    for event in race.events():
+        if event.get("event") == "reading":
+            yield found.validate_python(event)
 
 
 def _scores(store: RunStore, runner: QueuedRunner, request: RaceRequest) -> Iterator[RecordedScore]:

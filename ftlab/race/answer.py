@@ -8,11 +8,10 @@ from ftlab.basics.units import format_number
 from ftlab.basics.words import plural
 from ftlab.race.conduct import Conductor, ranked
 from ftlab.race.record import RaceRequest, RaceResult
+from ftlab.records.differences import FEWEST_EXAMPLES
 from ftlab.records.recommendation import Recommendation, recommend
 from ftlab.records.result import OPEN, FinalStatus
 from ftlab.records.store import RunStore, sweep_data
-
-FEW_EXAMPLES = 10
 
 
 @dataclass(frozen=True)
@@ -104,9 +103,9 @@ def _looked(race: Conductor) -> str:
 def _doubt(race: Conductor) -> str:
     """A sentence if so few tuning examples decided that it was nearly chance; else ""."""
     counts = {len(reading.losses) for reading in race.readings.values() if reading.losses}
-    if not counts or max(counts) >= FEW_EXAMPLES:
+    if not counts or max(counts) >= FEWEST_EXAMPLES:
         return ""
     return (
         f"There are {plural(max(counts), 'tuning example')}, so who went on was nearly chance; "
-        f"{FEW_EXAMPLES} or more tell candidates apart."
+        f"{FEWEST_EXAMPLES} or more tell candidates apart."
     )

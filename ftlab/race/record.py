@@ -143,6 +143,10 @@ class RaceDirectory(StoppableJob):
         """All events, oldest first; damaged lines are skipped."""
         return read_json_lines(self.events_file)
 
+    def spent(self) -> float:
+        """Seconds of the race at its last report, without those in which it was cut off."""
+        return max((float(one.get("elapsed", 0.0)) for one in self.events()), default=0.0)
+
     def write_worker(self, pid: int, started: float) -> None:
         self.report({"event": "start", "pid": pid, "process_started": started, "boot": boot_id()})
 
@@ -176,8 +180,8 @@ class RaceDirectory(StoppableJob):
         took = {} if result is None or not result.seconds else {"elapsed": result.seconds}
         self.report({"event": "again", **took})  # whose line names no process
         self.cancel_file.unlink(missing_ok=True)
-        self.result_file.unlink(missing_ok=True)
         self.request_file.touch()  # so that it is queued until its process begins
+        self.result_file.unlink(missing_ok=True)
 
 
 def races_folder(runs_folder: Path) -> Path:

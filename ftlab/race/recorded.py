@@ -6,7 +6,7 @@ with the first seed; the few with the best scores with all seeds. One JSON file 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class RecordedReading:
     seconds: float
     losses: tuple[float, ...] = ()
     tokens: tuple[float, ...] = ()
-    costs: dict[str, float] | None = None
+    costs: dict[str, float] = field(default_factory=dict)
     reason: str = ""
 
 
@@ -42,15 +42,14 @@ class RecordedScore:
 
 @dataclass(frozen=True)
 class Recording:
-    """One task. `base_loss` is the untouched model's on the tuning examples, `base_scores` its
-    score of each test example. `environment` has machine and versions."""
+    """One task. `base_loss` is the untouched model's on the tuning examples. `environment` has
+    machine and versions."""
 
     task: str
     steps: int
     variants: tuple[Variant, ...]
     defaults: tuple[int, ...]
     base_loss: float | None
-    base_scores: tuple[float, ...]
     readings: tuple[RecordedReading, ...]
     scores: tuple[RecordedScore, ...]
     environment: dict[str, Any]

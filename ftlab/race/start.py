@@ -75,6 +75,18 @@ def plan_race(
     return RaceRequest(valid, settings, defaults), left_out
 
 
+def begin_race(
+    request: SweepRequest,
+    settings: RaceSettings,
+    store: RunStore,
+    say: Callable[[str], None] = lambda sentence: None,
+) -> RaceDirectory:
+    """Plans a race and starts it; raises as `plan_race` and `start_race` do."""
+    began = time.monotonic()
+    planned, left_out = plan_race(request, settings, store, say)
+    return start_race(planned, left_out, store.folder, time.monotonic() - began)
+
+
 def start_race(
     request: RaceRequest,
     left_out: Sequence[LeftOut],

@@ -38,8 +38,7 @@ def run_race(race: RaceDirectory) -> RaceResult:
         race.report({"event": "ground", **ground})
     except FtlabError as error:
         return RaceResult("failed", str(error))
-    seconds = max((event.get("elapsed", 0.0) for event in events), default=0.0)
-    runner = QueuedRunner(race, request, steps, seconds, measured_on(ground, events))
+    runner = QueuedRunner(race, request, steps, race.spent(), measured_on(ground, events))
     halving = Halving(race.journal_file, steps[0])
     conductor = Conductor(request, steps, runner, halving, race.report)
     try:

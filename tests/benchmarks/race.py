@@ -87,7 +87,7 @@ class ReplayRunner:
         losses = np.array(found.losses)[self._picks]
         tokens = np.array(found.tokens)[self._picks]
         mean = float((losses * tokens).sum() / tokens.sum())
-        return Reading(found.candidate, mean, tuple(losses), tuple(tokens), dict(found.costs or {}))
+        return Reading(found.candidate, mean, tuple(losses), tuple(tokens), found.costs)
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_a_limit_of_memory_is_part_of_the_request(
         asked.append(request)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ftlab.commands.race.plan_race", planned)
+    monkeypatch.setattr("ftlab.commands.race.begin_race", planned)
     assert main([*race, "--memory", "2GB"]) == 130
     assert asked[0].memory_limit == 2_000_000_000
 

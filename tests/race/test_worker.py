@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -188,6 +189,33 @@ def test_a_removed_run_leaves_the_race_and_the_others_go_on(
     assert "its run was removed" in reasons
 
 
+def cancelled(runs_folder: Path, run_ids: list[str]) -> None:
+    """What the dispatcher does with a request to cancel."""
+    for run in RunStore(runs_folder).runs():
+        if run.run_id in run_ids:
+            run.directory.write_result(RunResult("cancelled", "Cancelled by the person."))
+
+
+def test_what_is_not_done_in_time_is_cancelled(
+    tiny_model: Path, task_file: Path, tmp_path: Path, works: Works,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    race = race_of(tiny_model, task_file, tmp_path / "runs", minutes=0.5)
+    ticks = itertools.count(step=2.0)
+    works(lambda folder: None)  # no run ever ends by itself
+    monkeypatch.setattr("ftlab.race.runner.ensure_dispatcher", lambda folder: None)
+    monkeypatch.setattr("ftlab.race.runner.request_cancel", cancelled)
+    monkeypatch.setattr("ftlab.race.runner._SECONDS_BETWEEN_LOOKS", 0.0)
+    monkeypatch.setattr(
+        "ftlab.race.runner.QueuedRunner.elapsed", property(lambda runner: next(ticks))
+    )
+    result = run_race(race)
+    assert (result.status, result.tried, result.finals) == ("done", 0, "")
+    runs = RunStore(tmp_path / "runs").runs()
+    assert {run.status for run in runs if not run.spec.is_base} == {"cancelled"}
+    assert len(said(race, "no_time")[0]["labels"]) == 6
+
+
 @pytest.mark.model
 def test_a_stopped_race_answers_from_what_there_is_and_can_go_on(
     tiny_model: Path, task_file: Path, tmp_path: Path, works: Works,
@@ -201,11 +229,6 @@ def test_a_stopped_race_answers_from_what_there_is_and_can_go_on(
             work_off(runs_folder)
         else:
             race.cancel_file.touch()
-
-    def cancelled(runs_folder: Path, run_ids: list[str]) -> None:
-        for run in RunStore(runs_folder).runs():
-            if run.run_id in run_ids:
-                run.directory.write_result(RunResult("cancelled", "Cancelled by the person."))
 
     works(stop_then)
     monkeypatch.setattr("ftlab.race.runner.request_cancel", cancelled)

@@ -15,7 +15,7 @@ from ftlab.jobs.inputs import check_inputs
 from ftlab.methods.registry import METHODS
 from ftlab.race.record import RaceSettings, find_race, list_races
 from ftlab.race.standings import RaceView, Standing, view_race
-from ftlab.race.start import plan_race, resume_race, start_race
+from ftlab.race.start import begin_race, resume_race
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.request import parse_memory_limit
 from ftlab.settings.schema import fields_of, read_settings
@@ -262,7 +262,4 @@ def start(context: AppContext, reading: Reading, asked: Mapping[str, Any]) -> st
     context.access.check_training()
     request, settings = race_request(reading, asked)
     check_inputs(request, context.models)
-    began = time.monotonic()
-    planned, left_out = plan_race(request, settings, context.store)
-    took = time.monotonic() - began
-    return start_race(planned, left_out, context.runs_folder, took).race_id
+    return begin_race(request, settings, context.store).race_id
