@@ -74,6 +74,7 @@ class Conductor:
     tried: int = 0
     finalists: tuple[int, ...] = ()
     _gone: set[int] = field(default_factory=set)
+    _base_is_said: bool = False
 
     @property
     def variants(self) -> Sequence[Variant]:
@@ -141,6 +142,7 @@ class Conductor:
     def _take(self, found: Iterable[Reading], step: int, into: dict[int, Reading]) -> None:
         for reading in found:
             into[reading.candidate] = reading
+            self._say_base()
             self.tried += step == self.rungs[0] and reading.loss is not None
             if not reading.is_kept:
                 label, elapsed = self.request.label(reading.candidate), self.runner.elapsed
@@ -181,6 +183,11 @@ class Conductor:
             if not self.runner.score(self.finalists, seed, seconds):
                 return
             took = self.runner.elapsed - began
+
+    def _say_base(self) -> None:
+        if not self._base_is_said and self.runner.base_loss is not None:
+            self._base_is_said = True
+            self.report({"event": "base", "loss": self.runner.base_loss})
 
     def _say_no_time(self, step: int, candidates: Sequence[int]) -> None:
         if candidates:

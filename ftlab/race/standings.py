@@ -17,15 +17,23 @@ PLACES: tuple[Place, ...] = ("in the final", "in the race", "to come", "left")
 
 @dataclass(frozen=True)
 class Standing:
-    """A candidate: its loss on the tuning examples after `step` (0: not measured), in nats per
-    token, and why it left ("" if it did not)."""
+    """A candidate: its losses on the tuning examples as (step, nats per token), and why it left
+    ("" if it did not)."""
 
     label: str
     method: str
     place: Place = "to come"
-    step: int = 0
-    loss: float | None = None
+    losses: tuple[tuple[int, float], ...] = ()
     reason: str = ""
+
+    @property
+    def step(self) -> int:
+        """Of the last loss; 0 without one."""
+        return self.losses[-1][0] if self.losses else 0
+
+    @property
+    def loss(self) -> float | None:
+        return self.losses[-1][1] if self.losses else None
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,8 @@ class RaceView:
     result: RaceResult | None
     others: tuple[Standing, ...] = ()
     """Methods that took no part."""
+    base_loss: float | None = None
+    """The untouched model's loss on the tuning examples; `None` if it is not known yet."""
 
     @property
     def is_open(self) -> bool:
@@ -76,6 +86,7 @@ def view_race(race: RaceDirectory, now: float) -> RaceView:
         tuple(str(event["sentence"]) for event in events if event.get("event") == "note"),
         result,
         others,
+        next((event["loss"] for event in events if event.get("event") == "base"), None),
     )
 
 
@@ -93,10 +104,11 @@ def _standings(
         if kind == "left" and label not in found:
             others.append(Standing(label, "", "left", reason=str(event["reason"])))
         elif kind == "reading":
-            loss = event["loss"]
-            step = int(event["step"]) if loss is not None else found[label].step
+            losses = found[label].losses
+            if event["loss"] is not None:
+                losses = (*losses, (int(event["step"]), float(event["loss"])))
             found[label] = replace(
-                found[label], place="in the race", step=step, loss=loss, reason=event["reason"]
+                found[label], place="in the race", losses=losses, reason=event["reason"]
             )
         elif kind == "left":
             found[label] = replace(found[label], place="left", reason=str(event["reason"]))

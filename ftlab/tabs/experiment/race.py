@@ -22,6 +22,7 @@ from ftlab.settings.schema import fields_of, read_settings
 from ftlab.tabs.context import QUIET, AppContext
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.experiment.queue import POLL
+from ftlab.tabs.experiment.race_curves import curves_html
 from ftlab.tabs.experiment.request import Reading
 from ftlab.tabs.live import News, changed_html, place
 from ftlab.tabs.widgets import H, blank, chip, escape, heading, live, named, note_html, plural, warn
@@ -54,11 +55,12 @@ _SEND_PRESS = """element.addEventListener('click', (event) => {
 
 
 def race_html(view: RaceView | None) -> str:
-    """The race as it stands: heading, progress, the answer, and every candidate."""
+    """The race as it stands: heading, progress, the answer, curves, and every candidate."""
     if view is None:
         return _EMPTY
     notes = "".join(note_html(note) for note in view.notes)
-    return f"{_heading(view)}{_bar(view)}{_answer(view)}{notes}{_ahead(view)}{_left(view)}"
+    top = f"{_heading(view)}{_bar(view)}{_answer(view)}{notes}"
+    return f"{top}{curves_html(view)}{_ahead(view)}{_left(view)}"
 
 
 def _heading(view: RaceView) -> str:
