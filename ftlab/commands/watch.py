@@ -16,7 +16,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
 from ftlab.records.kept_bases import MEASURED_IN
-from ftlab.records.progress import Progress, later_of, read_progress, sweep_eta
+from ftlab.records.progress import Progress, ProgressBook, later_of, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -34,6 +34,7 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
     killed. Raises `FtlabError` if that does not help.
     """
     idle_since, restarts = time.monotonic(), 0
+    book = ProgressBook()
     said = set(known)  # ids of runs that have their line; "downloading" before that of a download
 
     def tell(key: str, line: str) -> None:
@@ -45,7 +46,7 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
         while True:
             folder = store.runs()
             runs = [run for run in folder if run.spec.sweep_id == sweep_id]
-            ways = progress_of(runs)
+            ways = progress_of(runs, book)
             if console.is_terminal:
                 live.update(_picture(runs, ways), refresh=True)
             for run, way in zip(runs, ways, strict=True):
@@ -96,10 +97,10 @@ def watch_or_cancel(
         return False
 
 
-def progress_of(runs: list[Run]) -> list[Progress]:
+def progress_of(runs: list[Run], book: ProgressBook) -> list[Progress]:
     """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
     later = later_of(runs)
-    return [read_progress(run, later) for run in runs]
+    return [book.read(run, later) for run in runs]
 
 
 def _picture(runs: list[Run], ways: list[Progress]) -> Group:

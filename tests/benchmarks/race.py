@@ -2,9 +2,9 @@
 
 Replays races against recorded sweeps (`python -m ftlab.maintain race_sweep`), without training.
 Each repetition draws its tuning examples anew from those recorded, and lets every run take up to a
-tenth more or less time.
+tenth more or less time. A race gets the minutes, or a third of the sweep's time if that is less.
 
-    python -m tests.benchmarks.race build/race-*.json --minutes 15 --repetitions 10
+    python -m tests.benchmarks.race --minutes 15 --repetitions 10
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
 
 _UNEVEN = 0.1
+SHARE = 1 / 3
+"""Most of the sweep's time that a race may take."""
+
+RECORDED = sorted((Path(__file__).parent / "recorded_sweeps").glob("*.json"))
+"""The sweeps on the bundled tasks."""
 
 
 @dataclass
@@ -100,6 +105,11 @@ class Replayed:
     finalists: tuple[str, ...]
 
 
+def minutes_for(recording: Recording, most: float = 15.0) -> float:
+    """The minutes of a race against that sweep: `most`, or `SHARE` of what the sweep took."""
+    return min(most, SHARE * recording.seconds / 60)
+
+
 def replay(recording: Recording, minutes: float, seed: int) -> Replayed:
     """One race of so many minutes; raises `ValueError` if it ends without a finalist."""
     request = RaceRequest(
@@ -148,21 +158,22 @@ def is_shown_worse(scores: dict[int, np.ndarray], pick: int) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("recordings", nargs="+", type=Path)
-    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("recordings", nargs="*", type=Path, default=RECORDED)
+    parser.add_argument("--minutes", type=float, default=15.0, help="at most (%(default)s)")
     parser.add_argument("--repetitions", type=int, default=10)
     options = parser.parse_args(arguments)
     is_met = True
     for path in options.recordings:
         recording = read_recording(path)
-        races = [replay(recording, options.minutes, seed) for seed in range(options.repetitions)]
+        minutes = minutes_for(recording, options.minutes)
+        races = [replay(recording, minutes, seed) for seed in range(options.repetitions)]
         good = sum(not race.worse for race in races)
         share = max(race.seconds for race in races) / recording.seconds
         picks = ", ".join(sorted({race.pick for race in races}))
         print(
-            f"{recording.task}: {good} of {len(races)} races end with a method that the sweep of "
-            f"{format_seconds(recording.seconds)} does not show to be worse, in {share:.2f} of its "
-            f"time at most; picked: {picks}"
+            f"{recording.task}: {good} of {len(races)} races of {format_seconds(60 * minutes)} end "
+            f"with a method that the sweep of {format_seconds(recording.seconds)} does not show to "
+            f"be worse, in {share:.2f} of its time at most; picked: {picks}"
         )
         is_met = is_met and good >= 0.9 * len(races)
     return 0 if is_met else 1

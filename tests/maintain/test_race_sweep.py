@@ -43,4 +43,4 @@ def test_a_sweep_is_recorded_without_doing_anything_twice_and_a_race_replayed(
     assert read_recording(file).readings == recording.readings
 
     assert benchmark.main([str(file), "--repetitions", "2"]) == 0
-    assert "2 of 2 races end with a method that the sweep of" in capsys.readouterr().out
+    assert "2 of 2 races of" in capsys.readouterr().out
