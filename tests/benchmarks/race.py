@@ -105,9 +105,9 @@ class Replayed:
     finalists: tuple[str, ...]
 
 
-def minutes_for(recording: Recording, most: float = 15.0) -> float:
-    """The minutes of a race against that sweep: `most`, or `SHARE` of what the sweep took."""
-    return min(most, SHARE * recording.seconds / 60)
+def minutes_for(recording: Recording, most: float = 15.0, share: float = SHARE) -> float:
+    """The minutes of a race against that sweep: `most`, or that share of what the sweep took."""
+    return min(most, share * recording.seconds / 60)
 
 
 def replay(recording: Recording, minutes: float, seed: int) -> Replayed:
@@ -160,12 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recordings", nargs="*", type=Path, default=RECORDED)
     parser.add_argument("--minutes", type=float, default=15.0, help="at most (%(default)s)")
+    parser.add_argument("--share", type=float, default=SHARE, help="at most, of the sweep's time")
     parser.add_argument("--repetitions", type=int, default=10)
     options = parser.parse_args(arguments)
     is_met = True
     for path in options.recordings:
         recording = read_recording(path)
-        minutes = minutes_for(recording, options.minutes)
+        minutes = minutes_for(recording, options.minutes, options.share)
         races = [replay(recording, minutes, seed) for seed in range(options.repetitions)]
         good = sum(not race.worse for race in races)
         share = max(race.seconds for race in races) / recording.seconds
