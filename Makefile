@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check wheel-test bench specialists recorded rates transfer claims pictures promises audit clean
+.PHONY: help run test check wheel-test bench specialists recorded rates transfer claims races pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -55,6 +55,12 @@ transfer: .venv/installed  ## run the study of assets/studies/transfer.json, or 
 
 claims: .venv/installed  ## try the claims of assets/studies/claims.json, or go on with it (100 runs, some hours)
 	$(BIN)/python -m ftlab.maintain claims --runs-dir build/claims --write build/claims.json
+
+races: .venv/installed-dev  ## record the sweeps against which races are replayed, or go on with them (30 minutes a task)
+	for task in sql medical shakespeare; do \
+		$(BIN)/python -m ftlab.maintain race_sweep --task $$task --runs-dir build/race-$$task --write tests/benchmarks/recorded_sweeps/$$task.json || exit 1; \
+	done
+	$(BIN)/python -m tests.benchmarks.race
 
 pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures

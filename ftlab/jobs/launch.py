@@ -208,13 +208,14 @@ def plan_sweep(
     limit = least(request.memory_limit, operator_limit())
     model = parse_model(request.model).name  # resolved here: a worker has another working directory
     size = size_of_model(request.model)
+    first = 1 + max(map(_number, onto), default=-1)  # some of the earlier ones may be removed
     specs: list[RunSpec] = []
 
     def add(
         variant: Variant | None, precision: BasePrecision | None, base: str | None, seed: int
     ) -> str:
         name = variant.method if variant else "-".join(filter(None, (BASE_METHOD, precision)))
-        run_id = f"{sweep_id}-{len(onto) + len(specs):02d}-{name}"
+        run_id = f"{sweep_id}-{first + len(specs):02d}-{name}"
         specs.append(
             RunSpec(
                 run_id=run_id,
@@ -249,6 +250,11 @@ def plan_sweep(
             precision = variant.base_precision
             add(variant, precision, bases.get(precision), seed)
     return specs
+
+
+def _number(spec: RunSpec) -> int:
+    """Its place in the queue of its sweep, by its id."""
+    return int(spec.run_id.removeprefix(f"{spec.sweep_id}-").partition("-")[0])
 
 
 def space_errors(request: SweepRequest, folder: Path) -> list[FieldError]:

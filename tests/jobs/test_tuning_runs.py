@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,16 @@ def test_runs_that_go_on_with_a_sweep_share_its_id_and_its_base_run(tmp_path: Pa
     assert further.sweep_id == first[0].sweep_id
     assert further.base_run_id == first[0].run_id
     assert further.run_id.endswith("-03-lora")
+
+
+def test_a_sweep_of_which_runs_were_removed_can_be_gone_on_with(tmp_path: Path) -> None:
+    base, removed, *others = enqueue_sweep(request(), tmp_path)
+    shutil.rmtree(tmp_path / removed.run_id)
+    (again,) = enqueue_sweep(
+        replace(request(), variants=(Variant("lora"),)), tmp_path, onto=[base, *others]
+    )
+    assert again.run_id.endswith("-03-lora")
+    assert (tmp_path / again.run_id).is_dir()
 
 
 def test_a_ladder_is_read_from_its_runs_lowest_rate_first_seeds_together(tmp_path: Path) -> None:
