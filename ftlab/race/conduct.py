@@ -156,12 +156,18 @@ class Conductor:
         return compared_values(self.readings, self.request.settings.prefer, self.runner.base_loss)
 
     def _choose_finalists(self, going: Sequence[int]) -> tuple[int, ...]:
-        """The best of each method, in order: two, and those that are not shown to be worse."""
+        """The best of each method, in order: two, and those that are not shown to be worse.
+
+        If one method alone went on, the second is its next best candidate.
+        """
         found: dict[str, int] = {}
         for candidate in going:
             found.setdefault(self.variants[candidate].method, candidate)
+        best = list(found.values())
+        if len(best) < FEWEST_FINALISTS:
+            return tuple(going[:FEWEST_FINALISTS])
         chosen: list[int] = []
-        for candidate in found.values():
+        for candidate in best:
             is_worse = shown_behind(self.readings[candidate], self.readings[going[0]])
             if len(chosen) < FEWEST_FINALISTS or not is_worse:
                 chosen.append(candidate)

@@ -45,12 +45,18 @@ def test_neighbours_of_the_methods_that_did_best_are_tried_first() -> None:
 
 
 def test_two_candidates_of_one_method_do_not_both_take_a_place_of_another() -> None:
+    variants = ("lora", "lora:learning_rate=1e-3", "ia3")
+    conductor, _ = conducted(race_request(*variants), InventedRunner(falling))
+    assert conductor.finalists == (0, 2)
+
+
+def test_if_one_method_alone_goes_on_its_two_best_candidates_are_scored() -> None:
     variants = ("lora", "ia3", "lora:learning_rate=1e-3", "lora:learning_rate=6e-3", "vera", "oft")
     order = {0: 1.0, 1: 1.3, 2: 1.1, 3: 1.2, 4: 2.0, 5: 2.1}
     conductor, _ = conducted(
         race_request(*variants), InventedRunner(lambda candidate, step: order[candidate])
     )
-    assert conductor.finalists == (0,), "the rung keeps a third, and both are of one method"
+    assert conductor.finalists == (0, 2)
 
 
 @pytest.mark.parametrize("minutes", [1, 2, 5, 30])
