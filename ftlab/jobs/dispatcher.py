@@ -194,6 +194,16 @@ class Child:
     device: str
     oom_kills_before: int
     since: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=time.time)
+
+    @property
+    def is_to_go_on(self) -> bool:
+        """Whether its result was put aside already, to resume the run, before the process ended."""
+        try:
+            written = self.directory.earlier_result_file.stat().st_mtime
+        except OSError:
+            return False
+        return self.directory.resume_file.exists() and written >= self.began
 
 
 class Dispatcher:
@@ -290,7 +300,7 @@ class Dispatcher:
             worker = child.directory.worker()
             if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
                 continue  # another process has the run; ours found the lock taken and exited
-            if not child.directory.result_file.exists():
+            if not (child.directory.result_file.exists() or child.is_to_go_on):
                 killed = self._oom_kills() > child.oom_kills_before
                 self._write(child.directory, result_of_lost_worker(code, child.directory, killed))
 

@@ -108,19 +108,23 @@ class Conductor:
         return share * self.request.seconds
 
     def _first_rung(self, step: int) -> None:
-        """The methods at their defaults, then the neighbours of those that did best."""
+        """The methods at their defaults, then the neighbours of those that did best.
+
+        Last come those of a method that diverged: a lower rate may do.
+        """
         every, until = range(len(self.variants)), self._until(0)
         self.report({"event": "rung", "step": step, "candidates": len(every)})
         self._take(self.runner.train(self.request.defaults, step, until), step, self.readings)
         places: dict[str, int] = {}
         for rank, candidate in enumerate(ranked(self._losses())):
             places.setdefault(self.variants[candidate].method, rank)
+        measured = {self.variants[one].method for one in self.readings}
         others = [
             one
             for one in every
-            if one not in self.request.defaults and self.variants[one].method in places
+            if one not in self.request.defaults and self.variants[one].method in measured
         ]
-        others.sort(key=lambda one: places[self.variants[one].method])
+        others.sort(key=lambda one: places.get(self.variants[one].method, len(places)))
         self._take(self.runner.train(others, step, until), step, self.readings)
         self._say_no_time(step, [one for one in every if one not in self.readings])
 

@@ -146,7 +146,7 @@ def ask_to_resume(directory: RunDirectory) -> None:
     try:
         directory.resume_file.touch()
         if directory.result_file.exists():
-            directory.result_file.replace(directory.path / "result.before-resume.json")
+            directory.result_file.replace(directory.earlier_result_file)
     except OSError as error:
         raise FtlabError(
             f"'{directory.path}' cannot be written ({error.strerror}), so the run is not resumed."

@@ -79,6 +79,7 @@ class RunDirectory(Job):
     merged = InFolder("merged")
     checkpoints = InFolder("checkpoints")
     resume_file = InFolder("resume")
+    earlier_result_file = InFolder("result.before-resume.json")
     pause_file = InFolder("pause")
     partial_adapter = InFolder(".adapter.partial")
     """Where the adapter is written before it is moved to `adapter`."""

@@ -152,6 +152,18 @@ def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
     assert reason in runs[0].reason
 
 
+def test_a_run_that_is_resumed_before_its_process_has_ended_goes_on(tmp_path: Path) -> None:
+    first = RunDirectory(tmp_path / as_started(enqueue_sweep(REQUEST, tmp_path))[0].run_id)
+    ends_late = PRELUDE + "finish(); time.sleep(1); sys.exit(1)"
+    scripts = iter([ends_late])
+    dispatcher = Dispatcher(tmp_path, worker(lambda run_id: next(scripts, DONE)))
+    step_until(dispatcher, first.result_file.exists)
+    first.resume_file.touch()
+    first.result_file.replace(first.earlier_result_file)
+    dispatcher.work()
+    assert statuses(tmp_path) == ["done", "done", "done"]
+
+
 @pytest.mark.fault("worker that ignores SIGTERM")
 @pytest.mark.parametrize("script", [SLOW, STUBBORN], ids=["polite", "stubborn"])
 def test_cancel_ends_the_process_and_records_its_memory(tmp_path: Path, script: str) -> None:

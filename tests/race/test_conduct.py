@@ -44,6 +44,14 @@ def test_neighbours_of_the_methods_that_did_best_are_tried_first() -> None:
     assert conductor.finalists[0] == 3
 
 
+def test_neighbours_of_a_method_that_diverged_are_tried_last() -> None:
+    variants = ("full", "lora", "full:learning_rate=1e-5", "lora:learning_rate=1e-3")
+    runner = InventedRunner(lambda candidate, step: {0: None, 1: 2.0, 2: 1.0, 3: 3.0}[candidate])
+    conductor, _ = conducted(race_request(*variants, defaults=2), runner)
+    assert [candidate for candidate, step in runner.trained if step == 5] == [0, 1, 3, 2]
+    assert conductor.finalists == (2, 1)
+
+
 def test_two_candidates_of_one_method_do_not_both_take_a_place_of_another() -> None:
     variants = ("lora", "lora:learning_rate=1e-3", "ia3")
     conductor, _ = conducted(race_request(*variants), InventedRunner(falling))
