@@ -100,8 +100,9 @@ def record(race: RaceDirectory, request: RaceRequest) -> Recording:
     first, *others = request.request.seeds
     runner.score(every, first, math.inf)
     store = RunStore(race.runs_folder)
-    means = {one.candidate: sum(one.scores) for one in _scores(store, runner, request)}
-    best = sorted(means, key=means.__getitem__, reverse=True)[:BEST]
+    scored = [one for one in _scores(store, runner, request) if one.seed == first]
+    scored.sort(key=lambda one: (-sum(one.scores), one.candidate))  # the same three each time
+    best = [one.candidate for one in scored[:BEST]]
     for seed in others:
         runner.score(best, seed, math.inf)
     done = [run for run in store.sweep(runner.finals) if run.result is not None]
