@@ -31,7 +31,7 @@ with open(run / "metrics.jsonl", "a") as f:
     f.write(json.dumps({"event": "start", "pid": os.getpid(),
                         "process_started": start_time(os.getpid())}) + "\\n")
 def finish(**more):
-    (run / "result.json").write_text(json.dumps({"status": "done", **more}))
+    (run / "result.json").write_text(json.dumps({"status": "done"} | more))
 """
 DONE = PRELUDE + "finish()"
 SLOW = PRELUDE + "time.sleep(60)"

@@ -198,12 +198,12 @@ class Child:
 
     @property
     def is_to_go_on(self) -> bool:
-        """Whether its result was put aside already, to resume the run, before the process ended."""
+        """Whether its result was put aside already, for the run to go on or begin anew."""
         try:
             written = self.directory.earlier_result_file.stat().st_mtime
         except OSError:
             return False
-        return self.directory.resume_file.exists() and written >= self.began
+        return self.directory.is_waiting and written >= self.began
 
 
 class Dispatcher:

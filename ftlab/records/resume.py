@@ -157,8 +157,8 @@ def ask_to_resume(directory: RunDirectory) -> None:
 def begin_anew(directory: RunDirectory) -> None:
     """Puts a run that ended early back into the queue, from its first step.
 
-    What it wrote is removed. The caller must start a dispatcher. Raises `FtlabError` if the run is
-    done, queued or running.
+    What it wrote is removed, but a result is kept as by `ask_to_resume`. The caller must start a
+    dispatcher. Raises `FtlabError` if the run is done, queued or running.
     """
     check_writable(directory.path.parent)
     status = directory.status()
@@ -166,17 +166,18 @@ def begin_anew(directory: RunDirectory) -> None:
         raise FtlabError(
             f"The run {directory.run_id} is {status}; only one that ended early can begin anew."
         )
-    kept = {directory.spec_file, directory.pause_file, directory.annotations_file}
+    result = directory.result_file
+    kept = {directory.spec_file, directory.pause_file, directory.annotations_file, result}
     try:
-        for path in sorted(
-            directory.path.iterdir(), key=lambda path: path == directory.result_file
-        ):
+        for path in directory.path.iterdir():
             if path in kept:
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        if result.exists():  # the last: with it the run has ended
+            result.replace(directory.earlier_result_file)
     except OSError as error:
         raise FtlabError(
             f"'{directory.path}' cannot be written ({error.strerror}), so the run does not begin "

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
 from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.variant import Variant
 from ftlab.records.result import RunResult
+from ftlab.records.resume import begin_anew
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
 from tests.waiting import wait_until
@@ -152,14 +154,22 @@ def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
     assert reason in runs[0].reason
 
 
-def test_a_run_that_is_resumed_before_its_process_has_ended_goes_on(tmp_path: Path) -> None:
+def resume(directory: RunDirectory) -> None:
+    """As `ask_to_resume`, without a checkpoint."""
+    directory.resume_file.touch()
+    directory.result_file.replace(directory.earlier_result_file)
+
+
+@pytest.mark.parametrize("again", [resume, begin_anew])
+def test_a_run_that_is_asked_again_before_its_process_has_ended_is_no_crash(
+    again: Callable[[RunDirectory], None], tmp_path: Path
+) -> None:
     first = RunDirectory(tmp_path / as_started(enqueue_sweep(REQUEST, tmp_path))[0].run_id)
-    ends_late = PRELUDE + "finish(); time.sleep(1); sys.exit(1)"
+    ends_late = PRELUDE + "finish(status='cancelled'); time.sleep(1); sys.exit(1)"
     scripts = iter([ends_late])
     dispatcher = Dispatcher(tmp_path, worker(lambda run_id: next(scripts, DONE)))
     step_until(dispatcher, first.result_file.exists)
-    first.resume_file.touch()
-    first.result_file.replace(first.earlier_result_file)
+    again(first)
     dispatcher.work()
     assert statuses(tmp_path) == ["done", "done", "done"]
 
