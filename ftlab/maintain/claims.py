@@ -12,7 +12,7 @@ from ftlab.basics.words import rate_name
 from ftlab.commands.waiting import say
 from ftlab.commands.watch import watch_queued
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import add_study_arguments, train_missing
+from ftlab.maintain.studies import add_study_arguments, study_runs, train_missing
 from ftlab.models.bundled import ensure_bundled
 from ftlab.models.reference import is_bundled
 from ftlab.records.claims import (
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         if is_bundled(protocol.request(protocol.sweeps[0]).model):
             ensure_bundled(say)
         _train(protocol, store, Console(stderr=True))
-    record = tried_claims(protocol, store.runs())
+    record = tried_claims(protocol, study_runs(store))
     for line in lines(record):
         print(line)
     if options.write is not None:
@@ -60,7 +60,7 @@ def _train(protocol: ClaimsProtocol, store: RunStore, console: Console) -> None:
     """Trains what is missing, sweep by sweep: later ones need the ladders of earlier ones."""
     watch_queued(store, console)
     for sweep in protocol.sweeps:
-        missing = Found(protocol, store.runs()).missing(sweep)
+        missing = Found(protocol, study_runs(store)).missing(sweep)
         train_missing(protocol.request(sweep), missing, store, console)
 
 

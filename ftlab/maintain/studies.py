@@ -18,7 +18,7 @@ from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.variant import Variant
 from ftlab.models.resolve import ModelReach
 from ftlab.records.spec import SweepRequest
-from ftlab.records.store import RunStore
+from ftlab.records.store import Run, RunStore
 
 
 def add_study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +35,12 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
         "--commit", metavar="HASH", help="commit of the code that measured (default: this one's)"
     )
     add_runs_folder(parser)
+
+
+def study_runs(store: RunStore) -> list[Run]:
+    """The runs of the folder, and those opened from packed sweeps: what another machine has done
+    of a study is not done again."""
+    return [*store.runs(), *store.opened()]
 
 
 def train_missing(

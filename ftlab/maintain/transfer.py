@@ -15,7 +15,7 @@ from ftlab.basics.files import put_between
 from ftlab.commands.waiting import say
 from ftlab.commands.watch import watch_queued
 from ftlab.maintain.record import code_commit
-from ftlab.maintain.studies import add_study_arguments, train_missing
+from ftlab.maintain.studies import add_study_arguments, study_runs, train_missing
 from ftlab.methods.registry import label_of
 from ftlab.methods.variant import Variant
 from ftlab.models.bundled import ensure_bundled
@@ -51,19 +51,19 @@ add_arguments = add_study_arguments
 def run(options: argparse.Namespace) -> int:
     store = RunStore(options.runs_dir.resolve())
     protocol = read_protocol(options.protocol)
-    record = measured(protocol, store.runs())
+    record = measured(protocol, study_runs(store))
     if not options.show and record.missing:
         if is_bundled(protocol.request.model):
             ensure_bundled(say)
         console = Console(stderr=True)
         watch_queued(store, console)
         by_seeds: dict[tuple[int, ...], list[Variant]] = {}
-        for method, done in done_runs(protocol, store.runs()).items():
+        for method, done in done_runs(protocol, study_runs(store)).items():
             seeds = tuple(seed for seed in protocol.seeds if seed not in done)
             if seeds:
                 by_seeds.setdefault(seeds, []).append(Variant(method))
         train_missing(protocol.request, by_seeds, store, console)
-        record = measured(protocol, store.runs())
+        record = measured(protocol, study_runs(store))
     for line in lines(record):
         print(line)
     if options.write is not None:

@@ -26,6 +26,7 @@ from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import parse_model
 from ftlab.records.differences import examples_of
 from ftlab.records.recommendation import MEASURES
+from ftlab.records.result import measured_with
 from ftlab.records.simultaneous import Interval, Simultaneous
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run
@@ -407,13 +408,11 @@ def tried_claims(protocol: ClaimsProtocol, runs: Sequence[Run]) -> ClaimsRecord:
         tried.append(Tried(claim.id, done))
     ladders = [arm.id for sweep in protocol.sweeps for arm in sweep.arms if len(arm.rates) > 1]
     rates = {ladder: found.best_rate(ladder) for ladder in ladders}
-    environments = [run.result.environment for run in found.used if run.result]
     return ClaimsRecord(
         protocol,
         tuple(tried),
         {ladder: rate for ladder, rate in rates.items() if rate is not None},
-        tuple(sorted({str(one.get("device")) for one in environments})),
-        next((one.get("packages", {}) for one in environments), {}),
+        *measured_with([run.result for run in found.used if run.result]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -177,6 +177,17 @@ def dump_result(result: RunResult) -> bytes:
 def load_result(data: bytes) -> RunResult:
     """Reads a result; raises `FtlabError` naming the first wrong field."""
     return parse_json(_RESULT, data, "result.json")
+
+
+def measured_with(results: Sequence[RunResult]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The devices that measured the results, and the versions of each package, joined by "and"."""
+    devices = {str(result.environment.get("device")) for result in results}
+    versions: dict[str, set[str]] = {}
+    for result in results:
+        for package, version in result.environment.get("packages", {}).items():
+            versions.setdefault(package, set()).add(version)
+    joined = {package: " and ".join(sorted(found)) for package, found in versions.items()}
+    return tuple(sorted(devices)), joined
 
 
 class LineWriter:

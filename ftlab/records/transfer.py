@@ -23,7 +23,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
 from ftlab.records.metrics import METRICS
 from ftlab.records.rank_agreement import RankAgreement, mean_ranks, rank_agreement
-from ftlab.records.result import RunResult
+from ftlab.records.result import RunResult, measured_with
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run
 from ftlab.settings.training import TrainingSettings
@@ -243,8 +243,7 @@ def measured(protocol: Protocol, runs: Sequence[Run]) -> TransferRecord:
         protocol,
         rows,
         agreements(protocol, rows),
-        tuple(sorted({str(result.environment.get("device")) for result in used})),
-        next((result.environment.get("packages", {}) for result in used), {}),
+        *measured_with(used),
     )
 
 

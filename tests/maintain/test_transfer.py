@@ -12,8 +12,11 @@ from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.maintain.__main__ import main
 from ftlab.maintain.transfer import BEGIN, END
 from ftlab.methods.variant import Variant
-from ftlab.records.store import RunStore
+from ftlab.records.store import RunStore, sweep_data
 from ftlab.records.transfer import _PROTOCOL, Protocol, read_transfer
+from ftlab.share.pack import pack_sweep
+from ftlab.share.unpack import open_packed
+from tests.fakes import SWEEP
 from tests.records.test_transfer import PROTOCOL, few, run_all
 
 
@@ -37,6 +40,19 @@ def test_what_is_there_is_shown_and_written(
     assert written is not None
     assert written.agreements["score"]["default"].count == 6
     assert "lora" in written.rows
+
+
+def test_what_was_measured_on_another_machine_counts_once_its_packed_sweep_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = few()
+    run_all(tmp_path / "there", protocol)
+    data = sweep_data(RunStore(tmp_path / "there"), SWEEP)
+    packed = pack_sweep(data, tmp_path / "sweep.zip")
+    assert packed.left_out == ()
+    open_packed(tmp_path / "sweep.zip", tmp_path / "runs")
+    assert main(command(tmp_path, protocol, "--show")) == 0
+    assert "6 of 6 methods are measured." in capsys.readouterr().out
 
 
 def test_the_tables_are_written_between_the_marks_of_a_document(tmp_path: Path) -> None:

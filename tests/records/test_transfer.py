@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,12 @@ def few(seeds: tuple[int, ...] = (0, 1)) -> Protocol:
     return replace(PROTOCOL, methods=methods, seeds=seeds, draws=200)
 
 
-def run_all(folder: Path, protocol: Protocol, better: Sequence[str] = ()) -> None:
+def run_all(
+    folder: Path,
+    protocol: Protocol,
+    better: Sequence[str] = (),
+    environment: Mapping[str, Any] | None = None,
+) -> None:
     """Runs of the methods that order them as PEFT's default rows do; `better` have a full score."""
     for method in protocol.methods:
         for seed in protocol.seeds:
@@ -48,6 +54,7 @@ def run_all(folder: Path, protocol: Protocol, better: Sequence[str] = ()) -> Non
             make_run(
                 folder, method.id, seed=seed, measures=measures, task=protocol.request.task,
                 settings=protocol.request.settings, model=protocol.request.model,
+                environment=environment,
             )  # fmt: skip
 
 
@@ -95,6 +102,18 @@ def test_only_methods_with_every_seed_under_the_same_settings_count(tmp_path: Pa
         record = measured(protocol, runs)
         assert len(record.missing) == 6
         assert (record.rows, record.agreements) == ({}, {})
+
+
+def test_every_machine_and_version_that_measured_is_named(tmp_path: Path) -> None:
+    for folder, device, torch in ("a", "This CPU", "2.13"), ("b", "That CPU", "2.14"):
+        run_all(
+            tmp_path / folder, few((0,) if folder == "a" else (1,)),
+            environment={"device": device, "packages": {"torch": torch, "peft": "0.21"}},
+        )  # fmt: skip
+    runs = [run for folder in ("a", "b") for run in RunStore(tmp_path / folder).runs()]
+    record = measured(few(), runs)
+    assert record.machines == ("That CPU", "This CPU")
+    assert record.versions == {"torch": "2.13 and 2.14", "peft": "0.21"}
 
 
 def test_place_1_is_the_best_in_both_tables_whatever_is_compared(tmp_path: Path) -> None:
