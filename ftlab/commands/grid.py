@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,17 +13,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ftlab.basics import units
+from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import plural, printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
+from ftlab.commands.sweep_time import sentence_from
 from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import say
 from ftlab.models.reference import BUNDLED_ID, parse_model
 from ftlab.playground.grid import GridDirectory, GridRequest, Progress, read_progress, start_grid
 from ftlab.playground.grid_table import as_record, headline, prompts_of_file, summary, write_csv
+from ftlab.playground.grid_time import expected_seconds
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import BASE, adapters_on, all_sources
 from ftlab.playground.requests import MAX_GRID_PANES
+from ftlab.prediction.machine_rates import rates_here
 from ftlab.records.result import OPEN
 from ftlab.records.store import RunStore
 from ftlab.share.report_sections import grid_page
@@ -107,8 +112,13 @@ def held_out_prompts(task: TaskReference, count: int) -> list[str]:
 def run(options: argparse.Namespace) -> int:
     for path in filter(None, (options.csv, options.html)):
         _check_folder(path)  # check before minutes of work
-    grid = start_grid(request_from(options), options.runs_dir.resolve())
+    folder = options.runs_dir.resolve()
+    request = request_from(options)
+    expected = expected_seconds(request, folder, rates_here(resolve_device("auto")), HeldOut())
     console = Console(stderr=True, quiet=options.json)
+    if expected is not None:
+        console.print(sentence_from(time.time(), expected), markup=False, highlight=False)
+    grid = start_grid(replace(request, expected_seconds=expected), folder)
     try:
         follow(grid, console)
     except KeyboardInterrupt:

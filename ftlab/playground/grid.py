@@ -51,6 +51,7 @@ class GridRequest:
     `request` holds panes and settings; its prompt is "" and it has no histories. `task` is set if
     the prompts are test examples of that task, so that answers are scored. `labels` and
     `methods` run parallel to `request.panes`, in case a run is deleted; `start_grid` sets them.
+    `expected_seconds` is the time that was predicted for it (`ftlab.playground.grid_time`).
     """
 
     request: GenerateRequest
@@ -58,6 +59,7 @@ class GridRequest:
     task: TaskReference | None = None
     labels: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    expected_seconds: float | None = None
 
     @property
     def panes(self) -> tuple[str, ...]:
@@ -72,6 +74,20 @@ class GridRequest:
 
     def method(self, pane: int) -> str:
         return self.methods[pane] if self.methods else ""
+
+
+ROWS = 24
+"""Rows of one portion (prompts times panes): enough to fill a batch, few enough for memory."""
+
+
+def portions(request: GridRequest) -> list[list[int]]:
+    """Groups prompt indices into portions that are answered together, longest prompts first.
+
+    Similar lengths need little padding. If a prompt is too long for the device, it fails early.
+    """
+    size = max(1, ROWS // len(request.panes))
+    places = sorted(range(len(request.prompts)), key=lambda place: -len(request.prompts[place]))
+    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 @dataclass(frozen=True)
@@ -272,20 +288,22 @@ class Progress:
 
 def read_progress(grid: GridDirectory) -> Progress:
     """Reads a grid's progress; raises `FtlabError` if its request cannot be read."""
-    total = grid.request().cells
-    cells = grid.cells()
+    request = grid.request()
+    total, cells = request.cells, grid.cells()
     done, errors = len(cells), sum(bool(cell.error) for cell in cells)
     if grid.status() not in OPEN:
         return Progress(done, errors, total, done, 0.0)
     process = grid.process()
     if process is None:
-        return Progress(done, errors, total, done, None, "Starting …")
+        return Progress(done, errors, total, done, request.expected_seconds, "Starting …")
     reached = min(float(total), max(float(done), process.reached))
     worked = max(process.worked_seconds, cells[-1].worked_seconds if cells else 0.0)
     eta = None
     if worked and reached >= min(_ENOUGH, total / 10):
         # Rather too long: long prompts come first, unfinished answers count as `max_new_tokens`.
         eta = worked / reached * (total - reached)
+    elif request.expected_seconds is not None:
+        eta = max(1.0, request.expected_seconds - worked)
     return Progress(done, errors, total, reached, eta, process.waiting)
 
 

@@ -26,7 +26,14 @@ from ftlab.basics.locks import DeviceLock, FileLock, holding
 from ftlab.basics.processes import Signs, Watchdog, start_time
 from ftlab.models.libraries import prepare_for_libraries
 from ftlab.playground.giving_way import YieldDevice, yield_if_wanted
-from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest, GridResult
+from ftlab.playground.grid import (
+    Cell,
+    GridDirectory,
+    GridProcess,
+    GridRequest,
+    GridResult,
+    portions,
+)
 from ftlab.playground.requests import WAITING, PaneUpdate, Stopped
 from ftlab.playground.worker import LOADING_SECONDS, Engines
 from ftlab.records.job import CANCELLED
@@ -35,9 +42,6 @@ from ftlab.records.result import FinalStatus
 if TYPE_CHECKING:
     from ftlab.playground.engine import Engine
     from ftlab.playground.held_out import AnswerScore
-
-ROWS = 24
-"""Rows of one portion (prompts times panes): enough to fill a batch, few enough for memory."""
 
 PORTION_SECONDS = 7200.0
 """Timeout for the prefill of a portion's prompts, and for one token in each of its answers."""
@@ -265,16 +269,6 @@ class GridJob:
     def _stop_if_told(self) -> None:
         if self._disk is not None or self._grid.cancel_file.exists():
             raise Stopped
-
-
-def portions(request: GridRequest) -> list[list[int]]:
-    """Groups prompt indices into portions that are answered together, longest prompts first.
-
-    Similar lengths need little padding. If a prompt is too long for the device, it fails early.
-    """
-    size = max(1, ROWS // len(request.panes))
-    places = sorted(range(len(request.prompts)), key=lambda place: -len(request.prompts[place]))
-    return [places[start : start + size] for start in range(0, len(places), size)]
 
 
 def held_out_scores(request: GridRequest) -> ScoreAnswer | None:

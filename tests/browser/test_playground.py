@@ -263,6 +263,7 @@ def test_a_grid_outlives_a_reload_and_comes_as_csv(page: Page) -> None:
     fill(page, "New tokens at most", "24")
     grid = page.locator("#pg-grid")
     grid.get_by_role("spinbutton", name="Examples").fill("2")
+    expect(grid).to_contain_text("2 prompts in 2 panes")
     page.locator("#pg-grid-run").click()
     expect(grid).to_contain_text("of 4 answers")
     page.reload()

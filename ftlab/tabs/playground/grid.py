@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 from pydantic import TypeAdapter
 
+from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import parse_json
 from ftlab.basics.units import format_seconds
+from ftlab.basics.words import plural
 from ftlab.playground.grid import (
     MAX_PROMPTS,
     GridDirectory,
@@ -27,8 +29,10 @@ from ftlab.playground.grid import (
     start_grid,
 )
 from ftlab.playground.grid_table import prompts_of_file, read_prompts, write_csv
+from ftlab.playground.grid_time import expected_seconds
 from ftlab.playground.panes import BASE, adapters_on, all_sources, line_up
 from ftlab.playground.requests import MAX_GRID_PANES, check_named
+from ftlab.prediction.machine_rates import kept_rates
 from ftlab.records.result import OPEN
 from ftlab.records.run import write_atomically
 from ftlab.records.store import Run, RunStore
@@ -120,6 +124,13 @@ def grid_request(
             f"No test examples of '{reference.label}' can be read here; choose another task."
         )
     return GridRequest(settings, tuple(prompts), reference)
+
+
+def time_line(request: GridRequest, seconds: float | None) -> str:
+    """HTML: how many answers the form asks for, and how long they take."""
+    takes = f": about {format_seconds(seconds)}" if seconds is not None else ""
+    many = f"{plural(len(request.prompts), 'prompt')} in {plural(len(request.panes), 'pane')}"
+    return f'<p class="meta">{escape(many + takes)}</p>'
 
 
 def all_on_base(panes: Sequence[str], model: str | None, store: RunStore) -> list[str]:
@@ -220,7 +231,7 @@ def build(
             gr.File, label=f"Prompts, at most {MAX_PROMPTS} (.txt, .csv, .json, .jsonl, .parquet)",
             file_types=[".txt", ".csv", ".json", ".jsonl", ".parquet"], visible=False, height=110,
         )  # fmt: skip
-        error = H("")
+        takes, error = H(""), H("")
         with gr.Row(elem_classes="ft-tools"):
             saved = live(
                 gr.Dropdown, [], label="Saved grids", scale=1, min_width=260, visible=False, **BARE
@@ -234,18 +245,29 @@ def build(
         places = (HELD_OUT, HELD_OUT, TYPED, UPLOADED)
         return [gr.update(visible=source == place) for place in places]
 
-    def start(source: str, task: str, number: Any, typed: str, upload: str | None, by: str,
-              model: str | None, count: int, *rest: Any) -> list[Any]:  # fmt: skip
+    def asked(source: str, task: str, number: Any, typed: str, upload: str | None, by: str,
+              model: str | None, count: int, *rest: Any) -> GridRequest:  # fmt: skip
         panes = [pane for pane in rest[: len(choosers)][:count] if pane]
+        if by == ALL:
+            panes = all_on_base(panes, model, context.store)
+        request = grid_request(
+            source, task, number, typed, upload, model, panes, rest[len(choosers) :], context
+        )
+        check_named(request.panes, request.request.model, folder, context.access)
+        rates = kept_rates(resolve_device("auto"))
+        seconds = expected_seconds(request, folder, rates, context.held_out)
+        return replace(request, expected_seconds=seconds)
+
+    def say_time(*form: Any) -> str:
         try:
-            if by == ALL:
-                panes = all_on_base(panes, model, context.store)
-            values = rest[len(choosers) :]
-            request = grid_request(
-                source, task, number, typed, upload, model, panes, values, context
-            )
-            check_named(request.panes, request.request.model, folder, context.access)
-            grid = start_grid(request, folder)
+            request = asked(*form)
+        except FtlabError:  # Run grid says what is wrong
+            return ""
+        return time_line(request, request.expected_seconds) if request.prompts else ""
+
+    def start(*form: Any) -> list[Any]:
+        try:
+            grid = start_grid(asked(*form), folder)
         except FtlabError as error:
             sentences = [wrong.message for wrong in getattr(error, "errors", ())]
             return [field_error(sentences or [str(error)]), *[gr.skip()] * len(view)]
@@ -285,12 +307,14 @@ def build(
 
     view = [saved, shown, cancel, csv, report, timer]
     source.change(choose_source, source, [task, number, typed, upload], **_PRIVATE)
-    run.click(
-        start,
-        [source, task, number, typed, upload, by, model, count, *choosers, *settings],
-        [error, *view],
-        **_PRIVATE,
-    )
+    form = [source, task, number, typed, upload, by, model, count, *choosers, *settings]
+    run.click(start, form, [error, *view], **_PRIVATE)
+    chosen = (source, task, number, by, model, count, *choosers, *settings)
+    gr.on(  # a textbox has no input event for what is pasted
+        [*(part.input for part in chosen), typed.change, upload.upload, upload.clear],
+        say_time, form, takes, trigger_mode="always_last", **_PRIVATE,
+    )  # fmt: skip
+    opened()(say_time, form, takes, **_PRIVATE)
     timer.tick(tick, saved, view, **_PRIVATE)
     saved.input(look, saved, view, **_PRIVATE)
     opened()(look, saved, view, **_PRIVATE)

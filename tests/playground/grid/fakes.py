@@ -11,11 +11,14 @@ from ftlab.basics.processes import Signs
 from ftlab.playground.grid import Cell, GridDirectory, GridRequest, GridResult, new_grid
 from ftlab.playground.grid_worker import GridJob, ScoreAnswer
 from ftlab.playground.requests import GenerateRequest, NextToken, PaneUpdate
+from ftlab.prediction.duration import Rates
 from ftlab.tasks.reference import TaskReference
 
 CPU = Device("cpu", "CPU, 2 cores", 16 * 10**9)
 RUN = "20261125-120000-ab12-02-lora"
 SQL = TaskReference("bundled", "sql")
+RATES = Rates(2e11, 9e10, 3e10, 3e-6, overlaps=False, few_rows=5e9, unpacked=7e9)
+"""Of one core of a CPU."""
 
 
 def make_request(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from ftlab.commands import grid as command
 from ftlab.playground.grid import GridDirectory, GridRequest, list_grids
 from ftlab.tasks.registry import bundled_data, get_task
 from tests.fakes import make_run
-from tests.playground.grid.fakes import SQL, FakeEngine, job_of, make_grid
+from tests.playground.grid.fakes import RATES, SQL, FakeEngine, job_of, make_grid
 
 
 @pytest.fixture
@@ -27,6 +28,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeEngine:
         return grid
 
     monkeypatch.setattr(command, "start_grid", start)
+    monkeypatch.setattr(command, "rates_here", lambda device: None)
     return fake
 
 
@@ -60,6 +62,23 @@ def test_a_grid_prints_its_headline_and_writes_both_files(
     assert "second by base" in csv.read_text()
     assert "second by base" in html.read_text()
     assert html.read_text().startswith("<!doctype html>")
+
+
+def test_how_long_it_takes_is_said_before_it_starts(
+    engine: FakeEngine,
+    prompts: str,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(command, "rates_here", lambda device: RATES)
+    given = ["--model", str(tiny_model), "--prompts", prompts, "--runs-dir", str(tmp_path)]
+    status, _, err = run(capsys, *given)
+    assert status == 0
+    assert re.search(r"^This takes about [\d.]+ s, until \d\d:\d\d\.$", err, re.MULTILINE)
+    (grid,) = list_grids(tmp_path)
+    assert grid.request().expected_seconds
 
 
 def test_json_is_all_that_is_printed(

@@ -74,6 +74,15 @@ def test_the_eta_goes_by_the_time_on_the_device(tmp_path: Path) -> None:
     assert way.fraction == pytest.approx(1 / 3)
 
 
+def test_until_enough_is_answered_the_rest_of_the_expected_time_is_the_eta(tmp_path: Path) -> None:
+    grid = make_grid(tmp_path, replace(make_request(["prompt"] * 20), expected_seconds=30.0))
+    assert read_progress(grid).eta_seconds == 30.0
+    grid.write_process(replace(this_process(), reached=1.0, worked_seconds=2.0))
+    assert read_progress(grid).eta_seconds == 28.0
+    grid.write_process(replace(this_process(), reached=20.0, worked_seconds=40.0))
+    assert read_progress(grid).eta_seconds == 40.0, "by what was answered"
+
+
 def test_answers_under_way_count_as_the_share_of_their_tokens(tmp_path: Path) -> None:
     grid = make_grid(tmp_path, make_request(["prompt"] * 20))
     grid.write_process(replace(this_process(), reached=1.0, worked_seconds=1.0))

@@ -17,9 +17,9 @@ from ftlab.basics.devices import Device
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import STUCK_STATUS
 from ftlab.playground import grid_worker
-from ftlab.playground.grid import Cell, GridDirectory, GridProcess, GridRequest
+from ftlab.playground.grid import ROWS, Cell, GridDirectory, GridProcess, GridRequest, portions
 from ftlab.playground.grid_table import by_place
-from ftlab.playground.grid_worker import ROWS, held_out_scores, main, portions
+from ftlab.playground.grid_worker import held_out_scores, main
 from ftlab.playground.held_out import AnswerScore
 from ftlab.playground.requests import PaneUpdate
 from tests.playground.grid.fakes import CPU, RUN, SQL, FakeEngine, job_of, make_grid, make_request

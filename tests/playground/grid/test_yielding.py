@@ -23,7 +23,7 @@ PROMPTS = ("how many", "the capital of France", "a king", "who was it", "x")
 
 @pytest.fixture
 def card(runs_folder: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Card]:
-    monkeypatch.setattr(grid_worker, "ROWS", 6)  # portions of two prompts
+    monkeypatch.setattr("ftlab.playground.grid.ROWS", 6)  # portions of two prompts
     with card_in(runs_folder) as card:
         yield card
 

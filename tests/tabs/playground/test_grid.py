@@ -28,6 +28,7 @@ from ftlab.tabs.playground.grid import (
     grid_html,
     grid_request,
     task_choices,
+    time_line,
 )
 from ftlab.tasks.files import ColumnMapping
 from ftlab.tasks.reference import TaskReference
@@ -72,6 +73,16 @@ def running(folder: Path, request: GridRequest | None = None, **process: Any) ->
 
 
 # ---- what is asked for
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(None, "3 prompts in 2 panes"), (42.0, "3 prompts in 2 panes: about 42 s")],
+)
+def test_how_much_is_asked_for_and_how_long_it_takes_is_said(
+    context: AppContext, seconds: float | None, words: str
+) -> None:
+    assert time_line(asked(context), seconds) == f'<p class="meta">{words}</p>'
 
 
 def test_held_out_examples_of_a_task_are_asked_with_the_panes_and_settings_above(

@@ -1,0 +1,159 @@
+"""How long a grid takes, before it starts: what makes it longer, what earlier grids correct."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ftlab.playground import grid_time
+from ftlab.playground.grid import Cell, GridRequest, GridResult
+from ftlab.playground.grid_time import expected_seconds
+from ftlab.playground.held_out import HeldOut
+from ftlab.playground.panes import shipped_folder, uploaded_folder
+from tests.playground.grid.fakes import RATES, SQL, make_grid, make_request
+
+HELD_OUT = HeldOut()
+SQL_PROMPTS = tuple(HELD_OUT.prompts(SQL, 4))
+
+Adds = Callable[..., str]
+
+
+@pytest.fixture
+def adds(tiny_model: Path, tmp_path: Path) -> Adds:
+    """Adds an adapter that is said to be on the tiny model, and returns its pane's name."""
+
+    def add(name: str, task: str = "sql", **config: object) -> str:
+        folder = uploaded_folder(tmp_path) / name
+        shutil.copytree(shipped_folder() / task, folder)
+        known = json.loads((folder / "pane.json").read_text())
+        (folder / "pane.json").write_text(json.dumps(known | {"model": str(tiny_model)}))
+        config_file = folder / "adapter_config.json"
+        config_file.write_text(json.dumps(json.loads(config_file.read_text()) | config))
+        return f"adapter:{name}"
+
+    return add
+
+
+@pytest.fixture
+def request_of(tiny_model: Path) -> Callable[..., GridRequest]:
+    def make(
+        prompts: int = 4, panes: tuple[str, ...] = ("base",), **settings: object
+    ) -> GridRequest:
+        given = ["a prompt"] * prompts
+        return make_request(given, panes, (), (), model=str(tiny_model), **settings)
+
+    return make
+
+
+@pytest.fixture
+def seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GridRequest], float]:
+    """Of a valid request, whatever adapters fit on."""
+    monkeypatch.setattr(grid_time, "validate_grid", lambda *_: [])
+
+    def expect(request: GridRequest) -> float:
+        found = expected_seconds(request, tmp_path, RATES, HELD_OUT)
+        assert found is not None
+        return found
+
+    return expect
+
+
+def earlier(folder: Path, request: GridRequest, worked: float, tokens: int = 10) -> None:
+    """A grid of that request that is done: so many seconds of work after three others."""
+    cells = [
+        Cell(prompt, pane, "answer", tokens=tokens, worked_seconds=worked)
+        for pane in range(len(request.panes))
+        for prompt in range(len(request.prompts))
+    ]
+    make_grid(folder, request, cells).write_result(GridResult("done", seconds=worked + 3.0))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"prompts": 60}, {"panes": ("base", "base")}, {"max_new_tokens": 500},
+        {"precision": "fp32"}, {"precision": "nf4"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_more_prompts_panes_tokens_or_work_a_token_take_longer(
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+    more: dict[str, object],
+) -> None:
+    assert seconds(request_of(**more)) > seconds(request_of())
+
+
+def test_plain_adapters_share_the_passes_of_the_base_and_others_have_their_own(
+    adds: Adds, request_of: Callable[..., GridRequest], seconds: Callable[[GridRequest], float]
+) -> None:
+    plain, dora = adds("plain"), adds("dora", use_dora=True)
+    base = seconds(request_of(panes=("base", "base")))
+    together, apart = (seconds(request_of(panes=("base", pane))) for pane in (plain, dora))
+    assert base < together < apart
+
+
+def test_an_adapter_of_the_task_is_expected_to_answer_as_long_as_the_references(
+    adds: Adds,
+    tiny_model: Path,
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    own, other = adds("own"), adds("other", "medical")
+    asked = make_request(
+        SQL_PROMPTS, (own,), (), (), SQL, model=str(tiny_model), max_new_tokens=500
+    )
+    others = replace(asked, request=replace(asked.request, panes=(other,)))
+    assert seconds(asked) < seconds(others)
+
+
+def test_the_same_grid_again_takes_as_long_as_it_took(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    earlier(tmp_path, request_of(), worked=40.0)
+    assert seconds(request_of()) == pytest.approx(43.0)
+    assert seconds(request_of(prompts=48)) == pytest.approx(3.0 + 2 * 40.0, rel=0.5)
+
+
+def test_grids_on_another_base_or_precision_correct_nothing(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    before = seconds(request_of())
+    earlier(tmp_path, request_of(precision="fp32"), worked=400.0)
+    earlier(tmp_path, make_request(panes=("base",), model="bundled"), worked=400.0)
+    assert seconds(request_of()) == before
+
+
+def test_a_grid_that_failed_or_whose_answers_failed_corrects_nothing(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    before = seconds(request_of())
+    failed = make_grid(tmp_path, request_of(), [Cell(0, 0, "a", tokens=5, worked_seconds=99.0)])
+    failed.write_result(GridResult("failed", "Why.", seconds=99.0))
+    cells = [Cell(prompt, 0, error="no", worked_seconds=99.0) for prompt in range(4)]
+    make_grid(tmp_path, request_of(), cells).write_result(GridResult("done", seconds=99.0))
+    make_grid(tmp_path, request_of())
+    assert seconds(request_of()) == before
+
+
+def test_nothing_is_expected_of_an_unknown_speed_or_base_or_an_invalid_request(
+    tmp_path: Path, request_of: Callable[..., GridRequest]
+) -> None:
+    def expect(request: GridRequest, rates: object = RATES) -> float | None:
+        return expected_seconds(request, tmp_path, rates, HELD_OUT)  # type: ignore[arg-type]
+
+    assert expect(request_of()) is not None
+    assert expect(request_of(), None) is None
+    assert expect(request_of(prompts=0)) is None
+    assert expect(request_of(panes=("no-such-run",))) is None
+    assert expect(make_request(panes=("base",), labels=(), methods=(), model="some/model")) is None
