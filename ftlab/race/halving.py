@@ -31,14 +31,19 @@ def asking_order(values: Mapping[int, float]) -> list[int]:
     n // 3 of those so far, and the first if it is the best. So each place that adds one to these is
     given to the next best, and the others to the worst. Fewer than 3 leave one.
     """
-    ranked = sorted(values, key=lambda candidate: (values[candidate], candidate))
-    kept = max(1, len(ranked) // REDUCTION)
-    best, worst = ranked[:kept], ranked[kept:]
+    best, worst = _best_third(values)
     order = []
-    for place in range(1, len(ranked) + 1):
+    for place in range(1, len(values) + 1):
         is_kept = place == 1 or (place >= 2 * REDUCTION and place % REDUCTION == 0)
         order.append(best.pop(0) if is_kept else worst.pop())
     return order
+
+
+def _best_third(values: Mapping[int, float]) -> tuple[list[int], list[int]]:
+    """The candidates that are kept, and the others; the best first. Fewer than 3 leave one."""
+    ranked = sorted(values, key=lambda candidate: (values[candidate], candidate))
+    kept = max(1, len(ranked) // REDUCTION)
+    return ranked[:kept], ranked[kept:]
 
 
 class Halving:
@@ -63,11 +68,13 @@ class Halving:
         """
         self._enter(values)
         trials = self._trials(TrialState.RUNNING)
+        before = {one: trial for one, trial in trials.items() if step in trial.intermediate_values}
         for candidate in [one for one, value in values.items() if value is None]:
             self._ask(trials.get(candidate), step, nan)
         known = {one: value for one, value in values.items() if value is not None}
         for candidate in asking_order(known):
             self._ask(trials.get(candidate), step, known[candidate])
+        self._prune_cut_off(before, known)
         left = self._trials(TrialState.PRUNED)
         return sorted((one for one in known if one not in left), key=known.__getitem__)
 
@@ -87,6 +94,16 @@ class Halving:
         trial.report(value, step)
         if trial.should_prune():
             self._study.tell(trial.number, state=TrialState.PRUNED)
+
+    def _prune_cut_off(
+        self, before: Mapping[int, FrozenTrial], values: Mapping[int, float]
+    ) -> None:
+        """Prunes the trial whose value was reported when the process was killed, but not yet the
+        decision: the pruner does not decide twice about a rung. `before` are those reported."""
+        best, worst = _best_third(values)
+        for candidate in worst:
+            if candidate in before and values[candidate] > values[best[-1]]:
+                self._study.tell(before[candidate].number, state=TrialState.PRUNED)
 
     def _enter(self, candidates: Iterable[int]) -> None:
         """Starts a trial of each candidate that has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -60,6 +61,28 @@ def test_a_restarted_race_decides_as_before_and_reports_nothing_twice(tmp_path: 
     assert len(states) == 12
     assert [state for state in states if state == TrialState.COMPLETE] == [TrialState.COMPLETE]
     assert states.count(TrialState.PRUNED) == 11
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_race_that_was_killed_between_a_report_and_its_decision_decides_the_same(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values: dict[int, float | None] = {one: float(-one) for one in range(12)}
+    told = 0
+
+    def tell(study: optuna.Study, *given: Any, **more: Any) -> Any:
+        nonlocal told
+        told += 1
+        if told > at:
+            raise KeyboardInterrupt
+        return whole(study, *given, **more)
+
+    whole = optuna.Study.tell
+    monkeypatch.setattr(optuna.Study, "tell", tell)
+    with pytest.raises(KeyboardInterrupt):
+        Halving(tmp_path / "journal.log", 5).decide(5, values)
+    monkeypatch.undo()
+    assert Halving(tmp_path / "journal.log", 5).decide(5, values) == [11, 10, 9, 8]
 
 
 def test_the_journal_is_one_that_optuna_itself_reads(tmp_path: Path) -> None:
