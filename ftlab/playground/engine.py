@@ -23,6 +23,7 @@ from ftlab.basics.units import format_bytes, format_part
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
+from ftlab.models.laid_out import lay_out
 from ftlab.models.loading import (
     WEIGHTS,
     give_back_memory,
@@ -71,6 +72,16 @@ SPARE_BYTES = 256 << 20
 """Memory that must stay free besides a model: for its key-value cache and other programs."""
 
 FreeBytes = Callable[[], int | None]
+
+LAID_OUT_SHARE = 0.25
+"""Maximum share of a CPU's free memory for weights that are laid out for answers, besides those
+that the model has."""
+
+
+def lay_out_if_free(model: PreTrainedModel, free: int | None) -> None:
+    """Makes answers on a CPU faster: in bf16 they stay the same, in fp32 within rounding."""
+    if model.device.type == "cpu" and free is not None:
+        lay_out(model, int(LAID_OUT_SHARE * max(0, free - SPARE_BYTES)), exact=False)
 
 
 class LoadedSources:
@@ -184,7 +195,9 @@ class FullModels(LoadedSources):
                 f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
                 f"another shape ({one_line(error)[:160]}); run it again, or choose another."
             ) from error
-        return Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
+        model.requires_grad_(False).eval()
+        lay_out_if_free(model, self._free_bytes())
+        return Attached(None, model, sha256_of(files))
 
 
 class Adapters(LoadedSources):
@@ -436,6 +449,7 @@ class Engine:
         self._tokenizer = load_tokenizer(source)
         base = load_base_model(source, policy, base_precision, self.device)
         self._base = base.requires_grad_(False).eval()
+        lay_out_if_free(self._base, free_on(self.device))
         self._marks = marks(self._base)
         self._resident = (same_name(name), precision)
 

@@ -32,8 +32,9 @@ _CHARACTERS_A_TOKEN = 4.0
 _TEMPLATE_TOKENS = 30
 """Of the chat template around a prompt."""
 
-_CALLS_A_LINEAR = 8
-"""Of torch in a pass, for each linear layer: those of norms, attention and activations with it."""
+_CALLS_A_LINEAR, _CALLS_AN_ADAPTER = 60, 2
+"""Of torch in a pass, for each linear layer, with those of norms, attention, caches and activations
+and what Python takes between them; and for each adapter that is added."""
 
 _SHARE = 0.75
 """Of the allowed tokens that an answer has on the mean, if nothing says that it ends earlier."""
@@ -44,13 +45,12 @@ _LONGEST = 1.5
 _START_SECONDS = 5.0
 """Before there is an earlier grid: the process starts, imports torch and loads the base."""
 
-_AS_COMPUTED = 1.3
-"""Measured over computed seconds before there is an earlier grid: passes over few rows are slower
-than large products. Six grids of 10 to 192 answers on two CPU cores gave 1.2 to 1.45."""
+_AS_COMPUTED = 1.0
+"""Measured over computed seconds before there is an earlier grid: the median of 14 grids of 10 to
+192 answers by 2 to 64 panes, on one and on two cores of a CPU."""
 
 _AN_ADAPTER = 0.015
-"""What one of many adapters costs besides its own numbers, as a share of those of the base: every
-row passes by all of them. Measured with 63 adapters of rank 1."""
+"""What an adapter costs each row besides its own numbers, as a share of those of the base."""
 
 _MOST_EARLIER = 20
 """Grids that correct the time: the newest."""
@@ -123,8 +123,8 @@ def _computed(
     """Seconds of reading the prompts and of writing the answers, without the start."""
     precision = request.request.precision
     numbers = sum(math.prod(size) for size in shape.weights.values())
-    calls = _CALLS_A_LINEAR * len(shape.linears) * rates.call_seconds
-    a_pass = numbers * _BYTES[precision] / rates.of_few_rows().bytes + calls
+    a_call = len(shape.linears) * rates.call_seconds
+    a_pass = numbers * _BYTES[precision] / rates.of_few_rows().bytes + _CALLS_A_LINEAR * a_call
     if precision == "nf4" and rates.unpacked:
         a_pass += numbers / rates.unpacked
     speed = rates.wide if precision == "fp32" else rates.narrow
@@ -137,7 +137,7 @@ def _computed(
             written = len(portion) * sum(lengths[pane].mean for pane in lane.panes)
             tokens = read * len(lane.panes) + written
             passes = 1 + max(lengths[pane].longest for pane in lane.panes)
-            seconds += passes * a_pass
+            seconds += passes * (a_pass + _CALLS_AN_ADAPTER * lane.adapters * a_call)
             products = numbers * (1 + _AN_ADAPTER * lane.adapters) + lane.adapter_numbers
             seconds += 2 * tokens * products / speed
     return seconds

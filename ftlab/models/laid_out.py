@@ -1,0 +1,121 @@
+"""Weights of linear layers in oneDNN's own layout, for answers on a CPU.
+
+torch multiplies bf16 by oneDNN there, which lays the weight out anew for each product. With the few
+rows of one more token of each answer, that takes as long as the product itself. In bf16 the result
+is the same bit for bit. In fp32 torch multiplies by MKL, which adds in another order and takes
+twice as long with few rows.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ftlab.models.cpu_products import multiplies_bf16
+
+_ROWS = 16
+"""For which oneDNN chooses the layout; it takes any number."""
+
+_SMALLEST = 1 << 15
+"""Numbers of a weight: with fewer, torch has another product, which may round otherwise."""
+
+
+class LaidOut:
+    """A weight (outputs, inputs) in oneDNN's layout; copies of a model share it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._of = weight, *_state(weight)
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+
+    def is_of(self, weight: Tensor) -> bool:
+        """Whether it was made of that tensor, which was not changed since."""
+        of, *state = self._of
+        return weight is of and state == [*_state(weight)]
+
+    def product(self, given: Tensor, bias: Tensor | None) -> Tensor:
+        """As `torch.nn.functional.linear`, all of one dtype. Has no gradient."""
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(
+            given, self._weight, bias, "none", [], ""
+        )
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LaidOut:
+        return self
+
+
+def _state(weight: Tensor) -> tuple[int, int]:
+    """Changes with the tensor's numbers; of one made in inference mode, only with its place."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
+class LaidOutLinear(nn.Linear):
+    """A linear layer that multiplies by its laid-out weight where it gives what `Linear` gives.
+
+    It does not where gradients are needed, and once the weight was replaced or changed in place.
+    """
+
+    laid_out: LaidOut
+
+    def forward(self, given: Tensor) -> Tensor:
+        learns = given.requires_grad or self.weight.requires_grad
+        if (
+            given.dtype is self.weight.dtype
+            and given.numel()
+            and not (learns and torch.is_grad_enabled())
+            and self.laid_out.is_of(self.weight)
+        ):
+            return self.laid_out.product(given, self.bias)
+        return functional.linear(given, self.weight, self.bias)
+
+
+def lay_out(model: nn.Module, room: int, exact: bool = True) -> int:
+    """Lays out the weights of the model's linear layers on a CPU, as many as fit in `room` bytes.
+
+    Only those in bf16 if `exact`, else those in fp32 as well. Returns the bytes they take.
+    """
+    taken = 0
+    for layer in _plain_linears(model):
+        fits = taken + layer.weight.nbytes <= room
+        if fits and _is_plain(layer) and can_lay_out(layer.weight, exact):
+            layer.__class__ = LaidOutLinear
+            layer.laid_out = LaidOut(layer.weight)
+            taken += layer.weight.nbytes
+    return taken
+
+
+def _plain_linears(model: nn.Module) -> list[Any]:
+    return [layer for layer in model.modules() if type(layer) is nn.Linear]
+
+
+def can_lay_out(weight: Tensor, exact: bool = True) -> bool:
+    """Whether products with it gain from a layout; if `exact`, they must also stay the same."""
+    if weight.device.type != "cpu" or weight.numel() < _SMALLEST:
+        return False
+    if weight.dtype is torch.float32:
+        return not exact and torch.backends.mkldnn.is_available()
+    return weight.dtype is torch.bfloat16 and is_the_same_here()
+
+
+def _is_plain(layer: nn.Linear) -> bool:
+    """Whether changes of its weight are counted, and its bias is of the same dtype."""
+    has_bias = layer.bias is not None
+    is_one_dtype = not has_bias or layer.bias.dtype is layer.weight.dtype
+    return is_one_dtype and not layer.weight.is_inference()
+
+
+@lru_cache(maxsize=1)
+def is_the_same_here() -> bool:
+    """Whether torch multiplies bf16 by oneDNN on this CPU, and a laid-out weight gives the same."""
+    if not torch.backends.mkldnn.is_available() or not multiplies_bf16():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(192, 320, generator=generator).bfloat16()
+    laid_out = LaidOut(weight)
+    given = (torch.randn(rows, 320, generator=generator).bfloat16() for rows in (1, 5, 33))
+    return all(
+        torch.equal(laid_out.product(one, None), functional.linear(one, weight)) for one in given
+    )

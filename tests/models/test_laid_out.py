@@ -1,0 +1,130 @@
+"""Weights in oneDNN's layout: the same outputs, and plain products where they would not be."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ftlab.models.laid_out import (
+    LaidOutLinear,
+    can_lay_out,
+    is_the_same_here,
+    lay_out,
+)
+
+PLENTY = 1 << 30
+WIDE = (320, 192)
+
+bf16_products = pytest.mark.skipif(
+    not is_the_same_here(), reason="this CPU multiplies no bf16 (oneDNN needs AVX512)"
+)
+
+
+def layers(dtype: torch.dtype = torch.bfloat16, bias: bool = True) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(*WIDE, bias), nn.SiLU(), nn.Linear(*WIDE[::-1], bias)).to(dtype)
+
+
+def given(rows: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    return torch.randn(rows, 1, WIDE[0], generator=torch.Generator().manual_seed(rows)).to(dtype)
+
+
+def products(model: nn.Module) -> list[bool]:
+    """Of each linear layer, whether it multiplies by a laid-out weight of its own."""
+    found = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return [isinstance(one, LaidOutLinear) and one.laid_out.is_of(one.weight) for one in found]
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    return layers()
+
+
+@bf16_products
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("rows", [1, 2, 5, 16, 24, 64, 300])
+def test_in_bf16_outputs_are_the_same_bit_for_bit(rows: int, bias: bool) -> None:
+    model = layers(bias=bias)
+    with torch.inference_mode():
+        expected = model(given(rows))
+        lay_out(model, PLENTY)
+        assert products(model) == [True, True]
+        assert torch.equal(model(given(rows)), expected)
+
+
+def test_fp32_is_laid_out_only_if_it_need_not_be_exact() -> None:
+    model = layers(torch.float32)
+    with torch.inference_mode():
+        expected = model(given(5, torch.float32))
+    assert lay_out(model, PLENTY) == 0
+    assert lay_out(model, PLENTY, exact=False) == 2 * 4 * WIDE[0] * WIDE[1]
+    with torch.inference_mode():
+        assert torch.allclose(model(given(5, torch.float32)), expected, atol=1e-5)
+
+
+@bf16_products
+def test_as_many_are_laid_out_as_there_is_room_for(model: nn.Sequential) -> None:
+    one = 2 * WIDE[0] * WIDE[1]
+    assert lay_out(model, 2 * one - 1) == one
+    assert products(model) == [True, False]
+    assert lay_out(layers(), one - 1) == 0
+
+
+@bf16_products
+def test_a_copy_on_the_same_weights_shares_them_and_one_with_its_own_does_not(
+    model: nn.Sequential,
+) -> None:
+    lay_out(model, PLENTY)
+    same: Any = deepcopy(model, {id(one): one for one in model.parameters()})
+    assert products(same) == [True, True]
+    assert same[0].laid_out is model[0].laid_out
+    own = deepcopy(model)
+    assert products(own) == [False, False]
+    with torch.no_grad():
+        own[0].weight.zero_()
+        assert torch.equal(own[0](given(3)), model[0].bias.expand(3, 1, -1))
+
+
+@bf16_products
+@pytest.mark.parametrize("way", ["in place", "replaced", "data"])
+def test_a_weight_that_changed_is_multiplied_as_it_is_now(model: nn.Sequential, way: str) -> None:
+    lay_out(model, PLENTY)
+    layer: Any = model[0]
+    zero = torch.zeros_like(layer.weight)
+    with torch.no_grad():
+        if way == "in place":
+            layer.weight.zero_()
+        elif way == "replaced":
+            layer.weight = nn.Parameter(zero)
+        else:
+            layer.weight.data = zero
+        assert torch.equal(layer(given(3)), layer.bias.expand(3, 1, -1))
+
+
+@bf16_products
+def test_gradients_are_those_of_plain_products(model: nn.Sequential) -> None:
+    def gradients() -> list[Tensor]:
+        model.zero_grad()
+        inputs = given(5).requires_grad_()
+        model(inputs).float().pow(2).sum().backward()
+        return [one.grad for one in (inputs, *model.parameters()) if one.grad is not None]
+
+    expected = gradients()
+    lay_out(model, PLENTY)
+    assert len(expected) == 5
+    assert all(torch.equal(a, b) for a, b in zip(gradients(), expected, strict=True))
+
+
+def test_small_weights_other_dtypes_and_other_devices_are_left_as_they_are() -> None:
+    model = nn.Sequential(
+        nn.Linear(16, 16, dtype=torch.bfloat16),
+        nn.Linear(*WIDE, dtype=torch.float16),
+        nn.Linear(*WIDE, dtype=torch.bfloat16, device="meta"),
+    )
+    assert lay_out(model, PLENTY, exact=False) == 0
+    assert [type(layer) for layer in model] == [nn.Linear] * 3
+    assert not can_lay_out(torch.empty(16, 16, dtype=torch.bfloat16))
