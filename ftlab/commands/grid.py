@@ -13,15 +13,23 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ftlab.basics import units
-from ftlab.basics.devices import resolve_device
+from ftlab.basics.devices import Device, resolve_device
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.locks import DeviceLock
 from ftlab.basics.words import plural, printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.sweep_time import sentence_from
 from ftlab.commands.tables import json_text
 from ftlab.commands.waiting import say
 from ftlab.models.reference import BUNDLED_ID, parse_model
-from ftlab.playground.grid import GridDirectory, GridRequest, Progress, read_progress, start_grid
+from ftlab.playground.grid import (
+    GridDirectory,
+    GridRequest,
+    Progress,
+    list_grids,
+    read_progress,
+    start_grid,
+)
 from ftlab.playground.grid_table import as_record, headline, prompts_of_file, summary, write_csv
 from ftlab.playground.grid_time import expected_seconds
 from ftlab.playground.held_out import HeldOut
@@ -114,10 +122,12 @@ def run(options: argparse.Namespace) -> int:
         _check_folder(path)  # check before minutes of work
     folder = options.runs_dir.resolve()
     request = request_from(options)
-    expected = expected_seconds(request, folder, rates_here(resolve_device("auto")), HeldOut())
+    device = resolve_device("auto")
+    expected = expected_seconds(request, folder, device, rates_here(device), HeldOut())
     console = Console(stderr=True, quiet=options.json)
     if expected is not None:
-        console.print(sentence_from(time.time(), expected), markup=False, highlight=False)
+        words = sentence_from(None if _must_wait(folder, device) else time.time(), expected)
+        console.print(words, markup=False, highlight=False)
     grid = start_grid(replace(request, expected_seconds=expected), folder)
     try:
         follow(grid, console)
@@ -137,6 +147,17 @@ def run(options: argparse.Namespace) -> int:
         say(f"the grid is {status}{reason}")
     way = read_progress(grid)
     return 0 if status == "done" and way.done == way.total and not way.errors else 1
+
+
+def _must_wait(folder: Path, device: Device) -> bool:
+    """Whether another grid or a training run comes first."""
+    if any(grid.status() in OPEN for grid in list_grids(folder)):
+        return True
+    lock = DeviceLock(device.id, in_line=False)
+    if not lock.try_acquire():
+        return True
+    lock.release()
+    return False
 
 
 def follow(grid: GridDirectory, console: Console) -> None:

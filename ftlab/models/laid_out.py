@@ -20,21 +20,47 @@ from ftlab.models.cpu_products import multiplies_bf16
 _ROWS = 16
 """For which oneDNN chooses the layout; it takes any number."""
 
-_SMALLEST = 1 << 15
-"""Numbers of a weight: with fewer, torch has another product, which may round otherwise."""
+_SMALLEST, _FEWEST_OUTPUTS = 1 << 15, 16
+"""Numbers of a weight, and its outputs: with fewer, torch has another product, which may round
+otherwise."""
 
 
 class LaidOut:
     """A weight (outputs, inputs) in oneDNN's layout; copies of a model share it."""
 
     def __init__(self, weight: Tensor) -> None:
-        self._of = weight, *_state(weight)
-        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+        self._of = weight, weight.data_ptr(), weight._version
+        self._weight: Tensor | None
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+
+    def free(self) -> None:
+        """Frees the layout, for all copies that share it."""
+        self._weight = None
 
     def is_of(self, weight: Tensor) -> bool:
-        """Whether it was made of that tensor, which was not changed since."""
-        of, *state = self._of
-        return weight is of and state == [*_state(weight)]
+        """Whether it was made of that tensor, which was not changed since, and not freed.
+
+        What is written by way of the tensor's `data` is not noticed.
+        """
+        of, place, version = self._of
+        is_same = weight is of and weight.data_ptr() == place and weight._version == version
+        return is_same and self._weight is not None
+
+    def linear(self, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As `torch.nn.functional.linear`, by the layout where that gives the same.
+
+        It does not where gradients are needed, under autocast, and once the weight was replaced or
+        changed in place.
+        """
+        if (
+            given.dtype is weight.dtype
+            and given.numel()
+            and not (torch.is_grad_enabled() and _learns(given, weight, bias))
+            and not torch.is_autocast_enabled("cpu")
+            and self.is_of(weight)
+        ):
+            return self.product(given, bias)
+        return functional.linear(given, weight, bias)
 
     def product(self, given: Tensor, bias: Tensor | None) -> Tensor:
         """As `torch.nn.functional.linear`, all of one dtype. Has no gradient."""
@@ -47,29 +73,17 @@ class LaidOut:
         return self
 
 
-def _state(weight: Tensor) -> tuple[int, int]:
-    """Changes with the tensor's numbers; of one made in inference mode, only with its place."""
-    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+def _learns(given: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    return given.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
 
 
 class LaidOutLinear(nn.Linear):
-    """A linear layer that multiplies by its laid-out weight where it gives what `Linear` gives.
-
-    It does not where gradients are needed, and once the weight was replaced or changed in place.
-    """
+    """A linear layer that multiplies by its laid-out weight where it gives what `Linear` gives."""
 
     laid_out: LaidOut
 
     def forward(self, given: Tensor) -> Tensor:
-        learns = given.requires_grad or self.weight.requires_grad
-        if (
-            given.dtype is self.weight.dtype
-            and given.numel()
-            and not (learns and torch.is_grad_enabled())
-            and self.laid_out.is_of(self.weight)
-        ):
-            return self.laid_out.product(given, self.bias)
-        return functional.linear(given, self.weight, self.bias)
+        return self.laid_out.linear(given, self.weight, self.bias)
 
 
 def lay_out(model: nn.Module, room: int, exact: bool = True) -> int:
@@ -78,7 +92,7 @@ def lay_out(model: nn.Module, room: int, exact: bool = True) -> int:
     Only those in bf16 if `exact`, else those in fp32 as well. Returns the bytes they take.
     """
     taken = 0
-    for layer in _plain_linears(model):
+    for layer in _of_kind(model, nn.Linear):
         fits = taken + layer.weight.nbytes <= room
         if fits and _is_plain(layer) and can_lay_out(layer.weight, exact):
             layer.__class__ = LaidOutLinear
@@ -87,13 +101,31 @@ def lay_out(model: nn.Module, room: int, exact: bool = True) -> int:
     return taken
 
 
-def _plain_linears(model: nn.Module) -> list[Any]:
-    return [layer for layer in model.modules() if type(layer) is nn.Linear]
+def free_layout(model: nn.Module) -> bool:
+    """Frees the layout of the model's weights, which its copies share; whether there was any."""
+    layers = _of_kind(model, LaidOutLinear)
+    for layer in layers:
+        layer.laid_out.free()
+    make_plain(model)
+    return bool(layers)
+
+
+def make_plain(model: nn.Module) -> None:
+    """Makes laid-out layers plain ones again; copies of the model keep theirs."""
+    for layer in _of_kind(model, LaidOutLinear):
+        del layer.laid_out
+        layer.__class__ = nn.Linear
+
+
+def _of_kind(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
+    return [layer for layer in model.modules() if type(layer) is kind]
 
 
 def can_lay_out(weight: Tensor, exact: bool = True) -> bool:
     """Whether products with it gain from a layout; if `exact`, they must also stay the same."""
     if weight.device.type != "cpu" or weight.numel() < _SMALLEST:
+        return False
+    if len(weight) < _FEWEST_OUTPUTS:
         return False
     if weight.dtype is torch.float32:
         return not exact and torch.backends.mkldnn.is_available()

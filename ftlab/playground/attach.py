@@ -29,6 +29,7 @@ from transformers import PreTrainedModel
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.methods.peft_rules import BASE_CHANGING_INITS
+from ftlab.models.laid_out import make_plain
 from ftlab.models.loading import FACTS, WEIGHTS, put_trained_weights
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE, PaneSource
 
@@ -86,6 +87,8 @@ def attach(base: PreTrainedModel, source: PaneSource) -> Attached:
             # PEFT only warns if an adapter lacks layers; the pane would show wrong answers.
             warnings.filterwarnings("error", message=".*missing adapter keys")
             clone: Any = clone_on_same_weights(base)
+            if config.peft_type == PeftType.GLORA:
+                make_plain(clone)  # PEFT takes no subclass of torch's linear layer there
             known = dict(getattr(clone, "_checkpoint_conversion_mapping", None) or {})
             model = PeftModel.from_pretrained(
                 clone,

@@ -23,7 +23,7 @@ from ftlab.basics.units import format_bytes, format_part
 from ftlab.methods.spec import BasePrecision
 from ftlab.models.download import DownloadProgress
 from ftlab.models.generation import virtual_tokens
-from ftlab.models.laid_out import lay_out
+from ftlab.models.laid_out import free_layout, lay_out
 from ftlab.models.loading import (
     WEIGHTS,
     give_back_memory,
@@ -73,23 +73,14 @@ SPARE_BYTES = 256 << 20
 
 FreeBytes = Callable[[], int | None]
 
-LAID_OUT_SHARE = 0.25
-"""Maximum share of a CPU's free memory for weights that are laid out for answers, besides those
-that the model has."""
-
-
-def lay_out_if_free(model: PreTrainedModel, free: int | None) -> None:
-    """Makes answers on a CPU faster: in bf16 they stay the same, in fp32 within rounding."""
-    if model.device.type == "cpu" and free is not None:
-        lay_out(model, int(LAID_OUT_SHARE * max(0, free - SPARE_BYTES)), exact=False)
-
 
 class LoadedSources:
     """A cache of what panes attach, by key; evicts the least recently used.
 
     `free_bytes` returns the device's free memory; `limit` is the limit for all of them together,
     but one alone may take more. `let_go` is called before one is evicted: what else holds it must
-    go first. `kind` names one of them, `advice` is the way out where there is no memory, and
+    go first. `make_free` frees what is not needed and says whether there was any; that is tried
+    before. `kind` names one of them, `advice` is the way out where there is no memory, and
     `spare_bytes` must stay free besides one that is loaded.
     """
 
@@ -103,11 +94,13 @@ class LoadedSources:
         free_bytes: FreeBytes,
         limit: int,
         let_go: Callable[[], None] = lambda: None,
+        make_free: Callable[[], bool] = lambda: False,
     ) -> None:
         self._device = device
         self._free_bytes = free_bytes
         self._limit = limit
         self._let_go = let_go
+        self._make_free = make_free
         self._held: OrderedDict[tuple[str, int], tuple[Attached, int]] = OrderedDict()
 
     def clear(self) -> None:
@@ -147,6 +140,9 @@ class LoadedSources:
             within = not self._held or held + size <= self._limit
             if within and (free is None or size + self.spare_bytes <= free):
                 return
+            if within and self._make_free():
+                give_back_memory(self._device)
+                continue
             idle = [key for key in self._held if key[0] not in in_use]
             if not idle:
                 left = "" if free is None else f", {format_bytes(free)} is free"
@@ -195,9 +191,7 @@ class FullModels(LoadedSources):
                 f"The weights of '{source.label}' cannot be loaded: they are damaged or made for "
                 f"another shape ({one_line(error)[:160]}); run it again, or choose another."
             ) from error
-        model.requires_grad_(False).eval()
-        lay_out_if_free(model, self._free_bytes())
-        return Attached(None, model, sha256_of(files))
+        return Attached(None, model.requires_grad_(False).eval(), sha256_of(files))
 
 
 class Adapters(LoadedSources):
@@ -315,6 +309,10 @@ ADAPTERS_SHARE = 0.25
 FULL_MODELS_SHARE = 0.5
 """Maximum share of the device memory for full fine-tunings, which have their own weights."""
 
+LAID_OUT_SHARE = 0.25
+"""Maximum share of a CPU's free memory for the base's weights in a faster layout, beside those that
+it has."""
+
 Send = Callable[[PaneUpdate], None]
 
 
@@ -339,10 +337,12 @@ class Engine:
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._marks: Marks = {}
         free = partial(free_on, device)
-        self.adapters = Adapters(device, free, self._share(ADAPTERS_SHARE), self._drop_rows)
+        self.adapters = Adapters(
+            device, free, self._share(ADAPTERS_SHARE), self._drop_rows, self._free_layout
+        )
         self._rows: RowAdapters | None = None
         self.full_models = FullModels(
-            device, partial(free_on, device), self._share(FULL_MODELS_SHARE)
+            device, free, self._share(FULL_MODELS_SHARE), make_free=self._free_layout
         )
 
     def answer(self, request: GenerateRequest, send: Send, check: Check) -> None:
@@ -449,9 +449,18 @@ class Engine:
         self._tokenizer = load_tokenizer(source)
         base = load_base_model(source, policy, base_precision, self.device)
         self._base = base.requires_grad_(False).eval()
-        lay_out_if_free(self._base, free_on(self.device))
+        self._lay_out(self._base)
         self._marks = marks(self._base)
         self._resident = (same_name(name), precision)
+
+    def _lay_out(self, base: PreTrainedModel) -> None:
+        """Makes answers on a CPU faster: in bf16 they stay the same, in fp32 within rounding."""
+        free = free_on(self.device)
+        if self.device.type == "cpu" and free is not None:
+            lay_out(base, int(LAID_OUT_SHARE * max(0, free - SPARE_BYTES)), exact=False)
+
+    def _free_layout(self) -> bool:
+        return self._base is not None and free_layout(self._base)
 
     def unload(self) -> None:
         """Frees all models."""

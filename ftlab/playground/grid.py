@@ -15,9 +15,9 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import read_record
@@ -40,6 +40,9 @@ from ftlab.settings.generation import MAX_CHARACTERS
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import validate as validate_task
 
+START_SECONDS = 5.0
+"""Before there is an earlier grid: its process starts, imports torch and loads the base."""
+
 _ENOUGH = 3.0
 """Progress in answers that is enough for an estimate of the remaining time."""
 
@@ -59,7 +62,7 @@ class GridRequest:
     task: TaskReference | None = None
     labels: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
-    expected_seconds: float | None = None
+    expected_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
 
     @property
     def panes(self) -> tuple[str, ...]:
@@ -303,7 +306,8 @@ def read_progress(grid: GridDirectory) -> Progress:
         # Rather too long: long prompts come first, unfinished answers count as `max_new_tokens`.
         eta = worked / reached * (total - reached)
     elif request.expected_seconds is not None:
-        eta = max(1.0, request.expected_seconds - worked)
+        left = request.expected_seconds - (START_SECONDS + worked if worked else 0.0)
+        eta = left if left > 0 else None
     return Progress(done, errors, total, reached, eta, process.waiting)
 
 

@@ -1,9 +1,9 @@
 """How long a prompt grid takes, said before it starts. No torch.
 
 Computed from what its passes read and multiply, with the measured rates of the device, and
-corrected by the earlier grids of the folder. A portion of prompts is read in one pass; each further
-pass adds a token to every answer that has not ended. The base and all plain LoRA adapters answer in
-the same passes, any other pane in passes of its own.
+corrected by the earlier grids of the folder that the same device answered. A portion of prompts is
+read in one pass; each further pass adds a token to every answer that has not ended. The base and
+all plain LoRA adapters answer in the same passes, any other pane in passes of its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.dimensions import ModelShape
 from ftlab.models.dimensions import shape_of_model
 from ftlab.models.files import read_model_json
-from ftlab.playground.grid import GridDirectory, GridRequest, list_grids, portions, validate_grid
+from ftlab.playground.grid import (
+    START_SECONDS,
+    GridDirectory,
+    GridRequest,
+    list_grids,
+    portions,
+    validate_grid,
+)
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import LineUp, PaneSource, line_up, same_name
 from ftlab.prediction.duration import Rates
@@ -42,8 +51,6 @@ _SHARE = 0.75
 _LONGEST = 1.5
 """The longest answer of a portion over the mean, where they end by themselves."""
 
-_START_SECONDS = 5.0
-"""Before there is an earlier grid: the process starts, imports torch and loads the base."""
 
 _AS_COMPUTED = 1.0
 """Measured over computed seconds before there is an earlier grid: the median of 14 grids of 10 to
@@ -52,8 +59,11 @@ _AS_COMPUTED = 1.0
 _AN_ADAPTER = 0.015
 """What an adapter costs each row besides its own numbers, as a share of those of the base."""
 
-_MOST_EARLIER = 20
-"""Grids that correct the time: the newest."""
+_MOST_EARLIER, _MOST_LOOKED_AT = 5, 20
+"""Grids that correct the time, and those that are looked at for them: the newest."""
+
+_MOST_TOKENS = 1 << 20
+"""Of an answer: more is no count."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +76,13 @@ class Length:
 
 @dataclass(frozen=True)
 class _Earlier:
-    """A grid that is done: the seconds before its first answer and of its work."""
+    """A grid that is done: the seconds before its first answer and of its work, and its device."""
 
     request: GridRequest
     lengths: tuple[Length, ...]
     start: float
     worked: float
+    device: str
 
 
 @dataclass(frozen=True)
@@ -84,12 +95,16 @@ class _Lane:
 
 
 def expected_seconds(
-    request: GridRequest, runs_folder: Path, rates: Rates | None, held_out: HeldOut
+    request: GridRequest,
+    runs_folder: Path,
+    device: Device,
+    rates: Rates | None,
+    held_out: HeldOut,
 ) -> float | None:
     """Seconds from its start to its last answer, without waiting for other work.
 
-    `None` if the request is not valid, the device's rates are not known yet, or the base is not on
-    this machine.
+    `rates` are those of the device. `None` if the request is not valid, the rates are not known
+    yet, or the base is not on this machine.
     """
     if rates is None or validate_grid(request, runs_folder):
         return None
@@ -102,14 +117,14 @@ def expected_seconds(
         for grid in _earlier_grids(runs_folder)
         if same_name(grid.request.request.model or "") == same_name(lineup.model)
         and grid.request.request.precision == request.request.precision
-    ]
+        and grid.device == device.label
+    ][:_MOST_EARLIER]
     seconds = _computed(request, lineup, _lengths(request, lineup, earlier, held_out), shape, rates)
     ratios = []
     for grid in earlier:
         panes = line_up(grid.request.panes, grid.request.request.model, runs_folder)
-        of_grid = _computed(grid.request, panes, grid.lengths, shape, rates)
-        ratios.append(grid.worked / of_grid)
-    start = statistics.median([grid.start for grid in earlier] or [_START_SECONDS])
+        ratios.append(grid.worked / _computed(grid.request, panes, grid.lengths, shape, rates))
+    start = statistics.median([grid.start for grid in earlier] or [START_SECONDS])
     return start + seconds * statistics.median(ratios or [_AS_COMPUTED])
 
 
@@ -128,10 +143,11 @@ def _computed(
     if precision == "nf4" and rates.unpacked:
         a_pass += numbers / rates.unpacked
     speed = rates.wide if precision == "fp32" else rates.narrow
-    lanes = list(_lanes(lineup, len(request.panes)))
+    lanes = list(_lanes(lineup, len(request.panes), shape.has_experts))
+    system = len(request.request.system) if request.request.mode == "chat" else 0
     seconds = 0.0
     for portion in portions(request):
-        longest = max(len(request.prompts[place]) for place in portion)
+        longest = system + max(len(request.prompts[place]) for place in portion)
         read = len(portion) * (longest / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS)
         for lane in lanes:
             written = len(portion) * sum(lengths[pane].mean for pane in lane.panes)
@@ -143,14 +159,15 @@ def _computed(
     return seconds
 
 
-def _lanes(lineup: LineUp, count: int) -> Iterator[_Lane]:
-    """The base and plain LoRA adapters together; each other pane alone."""
+def _lanes(lineup: LineUp, count: int, has_experts: bool) -> Iterator[_Lane]:
+    """The base and plain LoRA adapters together, which a mixture of experts does not allow; each
+    other pane alone."""
     together, added, adapters = [], 0.0, 0
     for pane in range(count):
         source = lineup.sources.get(pane)
         if source is None or source.folder is None:
             together.append(pane)
-        elif _is_plain_lora(source):
+        elif _is_plain_lora(source) and not has_experts:
             together.append(pane)
             added += _adapter_numbers(source)
             adapters += 1
@@ -192,7 +209,10 @@ def _lengths(
     most = float(request.request.max_new_tokens)
     seen: dict[str, list[Length]] = defaultdict(list)
     for grid in earlier:
-        if grid.request.task == request.task and grid.request.request.max_new_tokens == most:
+        asks_alike = grid.request.task == request.task and (
+            request.task is not None or grid.request.prompts == request.prompts
+        )
+        if asks_alike and grid.request.request.max_new_tokens == most:
             for name, length in zip(grid.request.panes, grid.lengths, strict=True):
                 seen[name].append(length)
     usual = Length(_SHARE * most, most)
@@ -224,25 +244,48 @@ def _reference_tokens(request: GridRequest, held_out: HeldOut) -> float:
 
 def _earlier_grids(runs_folder: Path) -> list[_Earlier]:
     """The newest grids of the folder that are done and of which every cell was answered."""
-    found = (_read(grid) for grid in list_grids(runs_folder)[:_MOST_EARLIER])
+    found = (
+        _read(grid.path, _ended_at(grid)) for grid in list_grids(runs_folder)[:_MOST_LOOKED_AT]
+    )
     return [grid for grid in found if grid is not None]
 
 
-def _read(grid: GridDirectory) -> _Earlier | None:
+def _ended_at(grid: GridDirectory) -> int:
+    """When its result was written; 0 if it has none."""
+    try:
+        return grid.result_file.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@lru_cache(maxsize=256)
+def _read(path: Path, ended_at: int) -> _Earlier | None:
+    """`None` for a grid that is of no use here. An ended grid does not change, so it is cached."""
+    if not ended_at:
+        return None
+    grid = GridDirectory(path)
     try:
         request, result, cells = grid.request(), grid.result(), grid.cells()
-    except FtlabError:
+    except (FtlabError, OSError):
         return None
     if result is None or result.status != "done" or any(cell.error for cell in cells):
         return None
-    worked = max((cell.worked_seconds for cell in cells), default=0.0)
     by_pane: dict[int, list[int]] = defaultdict(list)
     for cell in cells:
         by_pane[cell.pane].append(cell.tokens)
-    if not worked or sorted(by_pane) != list(range(len(request.panes))):
+    worked = max((cell.worked_seconds for cell in cells), default=0.0)
+    start = result.seconds - result.waited_seconds - worked
+    is_sound = (
+        request.prompts
+        and sorted(by_pane) == list(range(len(request.panes)))
+        and all(0 <= cell.tokens <= _MOST_TOKENS for cell in cells)
+        and math.isfinite(worked) and worked > 0
+        and math.isfinite(start) and start >= 0
+    )  # fmt: skip
+    if not is_sound:
         return None
     lengths = tuple(_length(by_pane[pane]) for pane in sorted(by_pane))
-    return _Earlier(request, lengths, result.seconds - result.waited_seconds - worked, worked)
+    return _Earlier(request, lengths, start, worked, str(result.environment.get("device")))
 
 
 def _length(tokens: Iterable[int]) -> Length:

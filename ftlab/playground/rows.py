@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ftlab.models.laid_out import LaidOutLinear
 from ftlab.playground.attach import LowRank, Pair, clone_on_same_weights, is_quantised
 
 Widths = tuple[tuple[int, ...], ...]
@@ -190,18 +191,22 @@ class RowLinear(nn.Module):
     """A linear layer of the base, whose weight it shares, with the adapters of its rows.
 
     It is a module, since a forward hook on the layer takes as long as the adapters' products. It
-    calls `mm` or `addmm` directly, as `torch.nn.functional.linear` does with flattened rows.
+    calls `mm` or `addmm` directly, as `torch.nn.functional.linear` does with flattened rows, if the
+    layer's weight is not laid out.
     """
 
     def __init__(self, layer: nn.Linear, added: _Added) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.laid_out = layer.laid_out if isinstance(layer, LaidOutLinear) else None
         self.added = added
 
     def forward(self, x: Tensor) -> Tensor:
         flat, weight = x.reshape(-1, self.in_features), self.weight.t()
-        if self.bias is None:
+        if self.laid_out is not None:
+            output = self.laid_out.linear(flat, self.weight, self.bias)
+        elif self.bias is None:
             output = torch.mm(flat, weight)
         else:
             output = torch.addmm(self.bias, flat, weight)
@@ -231,7 +236,7 @@ def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
 
 def _is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     changed = layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer)
-    return type(layer) is nn.Linear and not changed
+    return type(layer) in (nn.Linear, LaidOutLinear) and not changed
 
 
 def _hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, added: _Added) -> Tensor:

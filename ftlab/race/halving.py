@@ -8,7 +8,7 @@ Talwalkar 2016; Li et al. 2020, "A system for massively parallel hyperparameter 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 
@@ -46,6 +46,16 @@ def _best_third(values: Mapping[int, float]) -> tuple[list[int], list[int]]:
     return ranked[:kept], ranked[kept:]
 
 
+_DECIDED = "completed_rung_"
+"""Begins what the pruner notes at a trial for each rung of which it decides."""
+
+
+def _is_decided(trial: FrozenTrial, step: int) -> bool:
+    """Whether the pruner has decided about the trial at that rung, the last that was reported."""
+    decided = sum(key.startswith(_DECIDED) for key in trial.system_attrs)
+    return step in trial.intermediate_values and decided >= len(trial.intermediate_values)
+
+
 class Halving:
     """The study of one race; after a restart it goes on from the journal."""
 
@@ -68,7 +78,7 @@ class Halving:
         """
         self._enter(values)
         trials = self._trials(TrialState.RUNNING)
-        before = {one: trial for one, trial in trials.items() if step in trial.intermediate_values}
+        before = [one for one, trial in trials.items() if _is_decided(trial, step)]
         for candidate in [one for one, value in values.items() if value is None]:
             self._ask(trials.get(candidate), step, nan)
         known = {one: value for one, value in values.items() if value is not None}
@@ -88,22 +98,24 @@ class Halving:
 
     def _ask(self, frozen: FrozenTrial | None, step: int, value: float) -> None:
         """Has the pruner decide about a trial, unless it did before the process was cut off."""
-        if frozen is None or step in frozen.intermediate_values:
+        if frozen is None or _is_decided(frozen, step):
             return
         trial = Trial(self._study, frozen._trial_id)
-        trial.report(value, step)
+        if step not in frozen.intermediate_values:
+            trial.report(value, step)
         if trial.should_prune():
             self._study.tell(trial.number, state=TrialState.PRUNED)
 
-    def _prune_cut_off(
-        self, before: Mapping[int, FrozenTrial], values: Mapping[int, float]
-    ) -> None:
-        """Prunes the trial whose value was reported when the process was killed, but not yet the
-        decision: the pruner does not decide twice about a rung. `before` are those reported."""
+    def _prune_cut_off(self, before: Sequence[int], values: Mapping[int, float]) -> None:
+        """Prunes the trial about which the pruner had decided when the process was killed, but
+        which was not told yet: it does not decide twice about a rung. `before` are those decided.
+        """
         best, worst = _best_third(values)
+        trials = self._trials(TrialState.RUNNING)
         for candidate in worst:
-            if candidate in before and values[candidate] > values[best[-1]]:
-                self._study.tell(before[candidate].number, state=TrialState.PRUNED)
+            is_cut_off = candidate in before and candidate in trials
+            if is_cut_off and values[candidate] > values[best[-1]]:
+                self._study.tell(trials[candidate].number, state=TrialState.PRUNED)
 
     def _enter(self, candidates: Iterable[int]) -> None:
         """Starts a trial of each candidate that has none."""

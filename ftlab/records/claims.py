@@ -301,7 +301,17 @@ class Found:
 
     @property
     def used(self) -> list[Run]:
-        return [run for runs in self._runs.values() for run in runs]
+        """The runs of the arms, as far as it is known which these are."""
+        found = []
+        for sweep in self._protocol.sweeps:
+            for arm in sweep.arms:
+                if not arm.best_of or self.best_rate(arm.best_of) is not None:
+                    found += [
+                        self.run(sweep, variant, seed)
+                        for variant in self.variants(arm)
+                        for seed in sweep.seeds
+                    ]
+        return [run for run in found if run is not None]
 
     def run(self, sweep: StudySweep, variant: Variant, seed: int) -> Run | None:
         runs = self._runs.get((sweep.id, seed), ())

@@ -184,8 +184,9 @@ def measured_with(results: Sequence[RunResult]) -> tuple[tuple[str, ...], dict[s
     devices = {str(result.environment.get("device")) for result in results}
     versions: dict[str, set[str]] = {}
     for result in results:
-        for package, version in result.environment.get("packages", {}).items():
-            versions.setdefault(package, set()).add(version)
+        packages = result.environment.get("packages")
+        for package, version in packages.items() if isinstance(packages, Mapping) else ():
+            versions.setdefault(str(package), set()).add(str(version))
     joined = {package: " and ".join(sorted(found)) for package, found in versions.items()}
     return tuple(sorted(devices)), joined
 

@@ -213,7 +213,7 @@ def published_value(method: StudiedMethod, column: StudiedColumn, which: Which) 
 
 
 def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, RunResult]]:
-    """By method and seed, the results of the protocol's runs among `runs`."""
+    """By method and seed, the results of the protocol's runs among `runs`: the first of each."""
     request = protocol.request
     found: dict[str, dict[int, RunResult]] = {method.id: {} for method in protocol.methods}
     for run in runs:
@@ -224,7 +224,7 @@ def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, Ru
             request.model, request.task, request.settings,
         )  # fmt: skip
         if same and spec.method in found and spec.seed in protocol.seeds:
-            found[spec.method][spec.seed] = run.result
+            found[spec.method].setdefault(spec.seed, run.result)
     return found
 
 

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ftlab.models.laid_out import (
     LaidOutLinear,
     can_lay_out,
+    free_layout,
     is_the_same_here,
     lay_out,
+    make_plain,
 )
 
 PLENTY = 1 << 30
@@ -87,6 +89,33 @@ def test_a_copy_on_the_same_weights_shares_them_and_one_with_its_own_does_not(
     with torch.no_grad():
         own[0].weight.zero_()
         assert torch.equal(own[0](given(3)), model[0].bias.expand(3, 1, -1))
+
+
+@bf16_products
+def test_a_layout_is_freed_for_all_copies_and_one_copy_can_be_made_plain(
+    model: nn.Sequential,
+) -> None:
+    expected = model(given(3))
+    lay_out(model, PLENTY)
+    weights = {id(one): one for one in model.parameters()}
+    clone, other = deepcopy(model, dict(weights)), deepcopy(model, dict(weights))
+    make_plain(other)
+    assert [type(layer) for layer in other] == [nn.Linear, nn.SiLU, nn.Linear]
+    assert products(clone) == [True, True]
+    assert free_layout(model)
+    assert not free_layout(model)
+    assert products(clone) == products(model) == [False, False]
+    for one in model, clone, other:
+        assert torch.equal(one(given(3)), expected)
+
+
+@bf16_products
+def test_a_bias_that_learns_gets_its_gradient(model: Any) -> None:
+    lay_out(model, PLENTY)
+    model.requires_grad_(False)
+    model[2].bias.requires_grad_()
+    model(given(3)).float().sum().backward()
+    assert model[2].bias.grad is not None
 
 
 @bf16_products

@@ -138,8 +138,15 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def new_engine(runs_folder: Path, tiny_model: Path, one_thread: None) -> NewEngine:
-    """Makes an engine on the CPU with a base in that precision: `new("bf16", folder)`."""
+def new_engine(
+    runs_folder: Path, tiny_model: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch
+) -> NewEngine:
+    """Makes an engine on the CPU with a base in that precision: `new("bf16", folder)`.
+
+    Small weights are laid out as large ones are, so that every kind of pane is tried on them.
+    """
+    for limit in ("_SMALLEST", "_FEWEST_OUTPUTS"):
+        monkeypatch.setattr(f"ftlab.models.laid_out.{limit}", 1)
     import torch
 
     from ftlab.playground.engine import Engine

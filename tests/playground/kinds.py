@@ -10,6 +10,7 @@ import torch
 from peft import (
     AdaLoraConfig,
     CPTConfig,
+    GloraConfig,
     IA3Config,
     LoHaConfig,
     LoKrConfig,
@@ -54,6 +55,7 @@ KINDS: dict[str, Callable[..., PeftModel]] = {
     "loha": _maker(LoHaConfig, init_weights=False, **_ATTENTION),
     "lokr": _maker(LoKrConfig, init_weights=False, **_ATTENTION),
     "oft": _maker(OFTConfig, init_weights=False, **_ATTENTION),
+    "glora": _maker(GloraConfig, init_weights=False, **_ATTENTION),
     "vera": _maker(VeraConfig, r=4, target_modules=["q_proj", "o_proj"]),
     "tokens": _maker(TrainableTokensConfig, token_indices=[40, 70, 90]),
     "prompt_tuning": _maker(PromptTuningConfig, **_SOFT),

@@ -62,6 +62,13 @@ def test_an_adapter_adds_only_its_own_weights(
     )
 
 
+def test_glora_answers_although_peft_takes_none_but_torchs_own_layers_for_it(
+    engine: Engine, add_adapter: AddAdapter, ask: GenerateRequest, tiny_model: Path
+) -> None:
+    glora = add_adapter("glora")
+    assert texts(engine, ask, glora.name) == [expected(tiny_model, glora.folder, 12)]
+
+
 def test_a_plain_lora_keeps_only_its_small_matrices(
     engine: Engine, add_adapter: AddAdapter
 ) -> None:

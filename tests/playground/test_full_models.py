@@ -72,6 +72,26 @@ def test_the_least_recently_used_makes_room_under_the_limit(
     assert models.names == list(kept)
 
 
+def test_what_is_not_needed_is_freed_before_a_model_is_evicted_or_refused(
+    full_folder: Path, size: int
+) -> None:
+    freed: list[bool] = []
+
+    def make_free() -> bool:
+        freed.append(not freed)
+        return freed[-1]
+
+    def free() -> int:
+        return SPARE_BYTES + (1 + any(freed) - len(models.names)) * size
+
+    models = FullModels(CPU, free, EVERYTHING, make_free=make_free)
+    for name in "ab":
+        get(models, full_folder, name)
+    assert (models.names, freed) == (["a", "b"], [True])
+    get(models, full_folder, "c")
+    assert (models.names, freed) == (["b", "c"], [True, False])
+
+
 def test_models_are_evicted_until_the_device_has_room(full_folder: Path, size: int) -> None:
     """The free memory grows with every evicted model."""
     models = FullModels(CPU, lambda: SPARE_BYTES + (3 - len(models.names)) * size, EVERYTHING)

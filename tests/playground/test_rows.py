@@ -209,7 +209,7 @@ def test_a_layer_of_another_kind_or_one_that_was_changed_gets_a_hook(
     handle = layer.register_forward_hook(lambda module, given, output: output)
     try:
         hooked = RowAdapters(engine.base, [low_rank(engine, three[0])])
-        assert type(hooked.model.get_submodule(path)) is nn.Linear
+        assert isinstance(hooked.model.get_submodule(path), nn.Linear)
         assert torch.equal(rows_logits(hooked, [0, 1], [IDS] * 2), expected)
     finally:
         handle.remove()

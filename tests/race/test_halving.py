@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -63,26 +64,32 @@ def test_a_restarted_race_decides_as_before_and_reports_nothing_twice(tmp_path: 
     assert states.count(TrialState.PRUNED) == 11
 
 
-@pytest.mark.parametrize("at", range(8))
-def test_a_race_that_was_killed_between_a_report_and_its_decision_decides_the_same(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("up", [True, False], ids=["last is best", "first is best"])
+@pytest.mark.parametrize(
+    ("owner", "name", "at"),
+    [(optuna.Study, "tell", at) for at in range(8)]
+    + [(SuccessiveHalvingPruner, "prune", at) for at in range(12)],
+)
+def test_a_race_that_was_killed_while_it_decided_decides_the_same(
+    owner: type, name: str, at: int, up: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values: dict[int, float | None] = {one: float(-one) for one in range(12)}
-    told = 0
+    values: dict[int, float | None] = {one: float(-one if up else one) for one in range(12)}
+    calls = 0
 
-    def tell(study: optuna.Study, *given: Any, **more: Any) -> Any:
-        nonlocal told
-        told += 1
-        if told > at:
+    def killed(self: Any, *given: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > at:
             raise KeyboardInterrupt
-        return whole(study, *given, **more)
+        return whole(self, *given, **more)
 
-    whole = optuna.Study.tell
-    monkeypatch.setattr(optuna.Study, "tell", tell)
+    whole = getattr(owner, name)
+    monkeypatch.setattr(owner, name, killed)
     with pytest.raises(KeyboardInterrupt):
         Halving(tmp_path / "journal.log", 5).decide(5, values)
     monkeypatch.undo()
-    assert Halving(tmp_path / "journal.log", 5).decide(5, values) == [11, 10, 9, 8]
+    best = [11, 10, 9, 8] if up else [0, 1, 2, 3]
+    assert Halving(tmp_path / "journal.log", 5).decide(5, values) == best
 
 
 def test_the_journal_is_one_that_optuna_itself_reads(tmp_path: Path) -> None:

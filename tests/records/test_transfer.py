@@ -116,6 +116,17 @@ def test_every_machine_and_version_that_measured_is_named(tmp_path: Path) -> Non
     assert record.versions == {"torch": "2.13 and 2.14", "peft": "0.21"}
 
 
+def test_the_first_run_of_a_method_and_seed_counts_and_odd_versions_are_no_error(
+    tmp_path: Path,
+) -> None:
+    run_all(tmp_path / "own", few(), environment={"packages": "none"})
+    run_all(tmp_path / "opened", few(), better=["full"], environment={"packages": {"torch": 2}})
+    runs = [run for folder in ("own", "opened") for run in RunStore(tmp_path / folder).runs()]
+    record = measured(few(), runs)
+    assert record.rows == measured(few(), runs[: len(runs) // 2]).rows
+    assert record.versions == {}
+
+
 def test_place_1_is_the_best_in_both_tables_whatever_is_compared(tmp_path: Path) -> None:
     record = study(tmp_path, few())
     for id in "score", "loss":

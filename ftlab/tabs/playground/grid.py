@@ -254,8 +254,8 @@ def build(
             source, task, number, typed, upload, model, panes, rest[len(choosers) :], context
         )
         check_named(request.panes, request.request.model, folder, context.access)
-        rates = kept_rates(resolve_device("auto"))
-        seconds = expected_seconds(request, folder, rates, context.held_out)
+        device = resolve_device("auto")
+        seconds = expected_seconds(request, folder, device, kept_rates(device), context.held_out)
         return replace(request, expected_seconds=seconds)
 
     def say_time(*form: Any) -> str:
@@ -309,9 +309,13 @@ def build(
     source.change(choose_source, source, [task, number, typed, upload], **_PRIVATE)
     form = [source, task, number, typed, upload, by, model, count, *choosers, *settings]
     run.click(start, form, [error, *view], **_PRIVATE)
-    chosen = (source, task, number, by, model, count, *choosers, *settings)
-    gr.on(  # a textbox has no input event for what is pasted
-        [*(part.input for part in chosen), typed.change, upload.upload, upload.clear],
+    by_person = (source, task, number, by, *settings)
+    also_set = (typed, model, count, *choosers)  # pasted, or chosen by other events of the tab
+    gr.on(
+        [
+            *(part.input for part in by_person), *(part.change for part in also_set),
+            upload.upload, upload.clear,
+        ],
         say_time, form, takes, trigger_mode="always_last", **_PRIVATE,
     )  # fmt: skip
     opened()(say_time, form, takes, **_PRIVATE)

@@ -79,6 +79,8 @@ def test_how_long_it_takes_is_said_before_it_starts(
     assert re.search(r"^This takes about [\d.]+ s, until \d\d:\d\d\.$", err, re.MULTILINE)
     (grid,) = list_grids(tmp_path)
     assert grid.request().expected_seconds
+    make_grid(tmp_path)  # which does not end
+    assert "s, after what its device has to do before." in run(capsys, *given)[2]
 
 
 def test_json_is_all_that_is_printed(

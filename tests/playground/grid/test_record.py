@@ -11,6 +11,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import start_time
 from ftlab.playground.grid import (
+    START_SECONDS,
     Cell,
     GridDirectory,
     GridProcess,
@@ -78,7 +79,9 @@ def test_until_enough_is_answered_the_rest_of_the_expected_time_is_the_eta(tmp_p
     grid = make_grid(tmp_path, replace(make_request(["prompt"] * 20), expected_seconds=30.0))
     assert read_progress(grid).eta_seconds == 30.0
     grid.write_process(replace(this_process(), reached=1.0, worked_seconds=2.0))
-    assert read_progress(grid).eta_seconds == 28.0
+    assert read_progress(grid).eta_seconds == 30.0 - START_SECONDS - 2.0
+    grid.write_process(replace(this_process(), reached=1.0, worked_seconds=30.0))
+    assert read_progress(grid).eta_seconds is None, "longer than was expected"
     grid.write_process(replace(this_process(), reached=20.0, worked_seconds=40.0))
     assert read_progress(grid).eta_seconds == 40.0, "by what was answered"
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from ftlab.playground.grid import Cell, GridRequest, GridResult
 from ftlab.playground.grid_time import expected_seconds
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import shipped_folder, uploaded_folder
-from tests.playground.grid.fakes import RATES, SQL, make_grid, make_request
+from tests.playground.grid.fakes import CPU, RATES, SQL, make_grid, make_request
 
 HELD_OUT = HeldOut()
 SQL_PROMPTS = tuple(HELD_OUT.prompts(SQL, 4))
@@ -56,21 +58,29 @@ def seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[GridRe
     monkeypatch.setattr(grid_time, "validate_grid", lambda *_: [])
 
     def expect(request: GridRequest) -> float:
-        found = expected_seconds(request, tmp_path, RATES, HELD_OUT)
+        found = expected_seconds(request, tmp_path, CPU, RATES, HELD_OUT)
         assert found is not None
         return found
 
     return expect
 
 
-def earlier(folder: Path, request: GridRequest, worked: float, tokens: int = 10) -> None:
+def earlier(
+    folder: Path,
+    request: GridRequest,
+    worked: float,
+    tokens: int = 10,
+    device: str = CPU.label,
+    waited: float = 0.0,
+) -> None:
     """A grid of that request that is done: so many seconds of work after three others."""
     cells = [
         Cell(prompt, pane, "answer", tokens=tokens, worked_seconds=worked)
         for pane in range(len(request.panes))
         for prompt in range(len(request.prompts))
     ]
-    make_grid(folder, request, cells).write_result(GridResult("done", seconds=worked + 3.0))
+    result = GridResult("done", "", worked + 3.0, waited, {"device": device})
+    make_grid(folder, request, cells).write_result(result)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +126,48 @@ def test_the_same_grid_again_takes_as_long_as_it_took(
     request_of: Callable[..., GridRequest],
     seconds: Callable[[GridRequest], float],
 ) -> None:
-    earlier(tmp_path, request_of(), worked=40.0)
-    assert seconds(request_of()) == pytest.approx(43.0)
-    assert seconds(request_of(prompts=48)) == pytest.approx(3.0 + 2 * 40.0, rel=0.5)
+    earlier(tmp_path, request_of(24, task=SQL), worked=40.0)
+    assert seconds(request_of(24, task=SQL)) == pytest.approx(43.0)
+    assert seconds(request_of(48, task=SQL)) == pytest.approx(3.0 + 2 * 40.0)
 
 
-def test_grids_on_another_base_or_precision_correct_nothing(
+def test_the_time_spent_waiting_is_no_part_of_it(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    earlier(tmp_path, request_of(), worked=40.0, waited=1.0)
+    assert seconds(request_of()) == pytest.approx(42.0)
+
+
+def test_a_long_system_prompt_is_read_before_every_prompt(
+    request_of: Callable[..., GridRequest], seconds: Callable[[GridRequest], float]
+) -> None:
+    long = {"system": "be brief " * 1000}
+    assert seconds(request_of(**long)) > seconds(request_of())
+    plain = request_of(mode="completion")
+    assert seconds(request_of(mode="completion", **long)) == seconds(plain)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [{"worked": math.inf}, {"worked": math.nan}, {"waited": 99.0}, {"tokens": 10**400},
+     {"tokens": -5}, {"worked": 0.0}],
+    ids=str,
+)  # fmt: skip
+def test_a_record_that_cannot_be_true_corrects_nothing(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+    odd: dict[str, Any],
+) -> None:
+    before = seconds(request_of())
+    earlier(tmp_path, request_of(), **({"worked": 40.0} | odd))
+    earlier(tmp_path, request_of(prompts=0), worked=40.0)
+    assert seconds(request_of()) == before
+
+
+def test_grids_on_another_base_precision_or_device_correct_nothing(
     tmp_path: Path,
     request_of: Callable[..., GridRequest],
     seconds: Callable[[GridRequest], float],
@@ -129,6 +175,7 @@ def test_grids_on_another_base_or_precision_correct_nothing(
     before = seconds(request_of())
     earlier(tmp_path, request_of(precision="fp32"), worked=400.0)
     earlier(tmp_path, make_request(panes=("base",), model="bundled"), worked=400.0)
+    earlier(tmp_path, request_of(), worked=400.0, device="another CPU")
     assert seconds(request_of()) == before
 
 
@@ -150,7 +197,7 @@ def test_nothing_is_expected_of_an_unknown_speed_or_base_or_an_invalid_request(
     tmp_path: Path, request_of: Callable[..., GridRequest]
 ) -> None:
     def expect(request: GridRequest, rates: object = RATES) -> float | None:
-        return expected_seconds(request, tmp_path, rates, HELD_OUT)  # type: ignore[arg-type]
+        return expected_seconds(request, tmp_path, CPU, rates, HELD_OUT)  # type: ignore[arg-type]
 
     assert expect(request_of()) is not None
     assert expect(request_of(), None) is None
