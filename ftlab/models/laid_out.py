@@ -47,7 +47,7 @@ class LaidOut:
         return is_same and self._weight is not None
 
     def linear(self, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As `torch.nn.functional.linear`, by the layout where that gives the same.
+        """As `torch.nn.functional.linear`, by the layout where that is possible.
 
         It does not where gradients are needed, under autocast, and once the weight was replaced or
         changed in place.
@@ -78,7 +78,7 @@ def _learns(given: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 class LaidOutLinear(nn.Linear):
-    """A linear layer that multiplies by its laid-out weight where it gives what `Linear` gives."""
+    """A linear layer that multiplies by its laid-out weight where that can be used."""
 
     laid_out: LaidOut
 
@@ -86,15 +86,15 @@ class LaidOutLinear(nn.Linear):
         return self.laid_out.linear(given, self.weight, self.bias)
 
 
-def lay_out(model: nn.Module, room: int, exact: bool = True) -> int:
+def lay_out(model: nn.Module, room: int) -> int:
     """Lays out the weights of the model's linear layers on a CPU, as many as fit in `room` bytes.
 
-    Only those in bf16 if `exact`, else those in fp32 as well. Returns the bytes they take.
+    Returns the bytes they take.
     """
     taken = 0
     for layer in _of_kind(model, nn.Linear):
         fits = taken + layer.weight.nbytes <= room
-        if fits and _is_plain(layer) and can_lay_out(layer.weight, exact):
+        if fits and _is_plain(layer) and can_lay_out(layer.weight):
             layer.__class__ = LaidOutLinear
             layer.laid_out = LaidOut(layer.weight)
             taken += layer.weight.nbytes
@@ -121,14 +121,14 @@ def _of_kind(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
     return [layer for layer in model.modules() if type(layer) is kind]
 
 
-def can_lay_out(weight: Tensor, exact: bool = True) -> bool:
-    """Whether products with it gain from a layout; if `exact`, they must also stay the same."""
+def can_lay_out(weight: Tensor) -> bool:
+    """Whether products with it gain from a layout, and in bf16 stay the same."""
     if weight.device.type != "cpu" or weight.numel() < _SMALLEST:
         return False
     if len(weight) < _FEWEST_OUTPUTS:
         return False
     if weight.dtype is torch.float32:
-        return not exact and torch.backends.mkldnn.is_available()
+        return torch.backends.mkldnn.is_available()
     return weight.dtype is torch.bfloat16 and is_the_same_here()
 
 

@@ -457,7 +457,7 @@ class Engine:
         """Makes answers on a CPU faster: in bf16 they stay the same, in fp32 within rounding."""
         free = free_on(self.device)
         if self.device.type == "cpu" and free is not None:
-            lay_out(base, int(LAID_OUT_SHARE * max(0, free - SPARE_BYTES)), exact=False)
+            lay_out(base, int(LAID_OUT_SHARE * max(0, free - SPARE_BYTES)))
 
     def _free_layout(self) -> bool:
         return self._base is not None and free_layout(self._base)

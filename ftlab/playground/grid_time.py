@@ -51,7 +51,6 @@ _SHARE = 0.75
 _LONGEST = 1.5
 """The longest answer of a portion over the mean, where they end by themselves."""
 
-
 _AS_COMPUTED = 1.0
 """Measured over computed seconds before there is an earlier grid: the median of 14 grids of 10 to
 192 answers by 2 to 64 panes, on one and on two cores of a CPU."""
@@ -137,7 +136,7 @@ def _computed(
 ) -> float:
     """Seconds of reading the prompts and of writing the answers, without the start."""
     precision = request.request.precision
-    numbers = sum(math.prod(size) for size in shape.weights.values())
+    numbers = shape.total
     a_call = len(shape.linears) * rates.call_seconds
     a_pass = numbers * _BYTES[precision] / rates.of_few_rows().bytes + _CALLS_A_LINEAR * a_call
     if precision == "nf4" and rates.unpacked:
