@@ -167,7 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path in options.recordings:
         recording = read_recording(path)
         minutes = minutes_for(recording, options.minutes, options.share)
-        races = [replay(recording, minutes, seed) for seed in range(options.repetitions)]
+        try:
+            races = [replay(recording, minutes, seed) for seed in range(options.repetitions)]
+        except ValueError as error:
+            print(f"{recording.task}: {error}")
+            is_met = False
+            continue
         good = sum(not race.worse for race in races)
         share = max(race.seconds for race in races) / recording.seconds
         picks = ", ".join(sorted({race.pick for race in races}))
