@@ -41,9 +41,13 @@ _CHARACTERS_A_TOKEN = 4.0
 _TEMPLATE_TOKENS = 30
 """Of the chat template around a prompt."""
 
-_CALLS_A_LINEAR, _CALLS_AN_ADAPTER = 60, 2
-"""Of torch in a pass, for each linear layer, with those of norms, attention, caches and activations
-and what Python takes between them; and for each adapter that is added."""
+_CALLS_A_LINEAR, _CALLS_A_ROW = 60.0, 3.3
+"""Calls of torch that take as long as a pass does besides its products, for each linear layer: with
+norms, attention, caches, activations, and what Python takes between them; and for each row that has
+an adapter, until its answer ends."""
+
+_CALLS_TO_ATTACH = 440.0
+"""As many calls, for each linear layer, take as long as it takes to load an adapter."""
 
 _SHARE = 0.75
 """Of the allowed tokens that an answer has on the mean, if nothing says that it ends earlier."""
@@ -52,10 +56,10 @@ _LONGEST = 1.5
 """The longest answer of a portion over the mean, where they end by themselves."""
 
 _AS_COMPUTED = 1.0
-"""Measured over computed seconds before there is an earlier grid: the median of 14 grids of 10 to
-192 answers by 2 to 64 panes, on one and on two cores of a CPU."""
+"""Measured over computed seconds before there is an earlier grid: within 0.74 and 1.38 in 16 grids of
+10 to 192 answers by 2 to 64 panes, on one and on two cores of a CPU."""
 
-_AN_ADAPTER = 0.015
+_AN_ADAPTER = 0.006
 """What an adapter costs each row besides its own numbers, as a share of those of the base."""
 
 _MOST_EARLIER, _MOST_LOOKED_AT = 5, 20
@@ -72,6 +76,10 @@ class Length:
     mean: float
     longest: float
 
+    def longest_of(self, count: int) -> float:
+        """Of so many answers the longest, on the mean: of one it is as long as any."""
+        return self.mean + (self.longest - self.mean) * (1 - 1 / count)
+
 
 @dataclass(frozen=True)
 class _Earlier:
@@ -86,11 +94,12 @@ class _Earlier:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A model that answers: its panes, and the numbers of all `adapters` that it adds."""
+    """A model that answers: its panes, and the numbers of all adapters that it adds, those of the
+    panes `adapted`."""
 
     panes: tuple[int, ...]
     adapter_numbers: float = 0.0
-    adapters: int = 0
+    adapted: tuple[int, ...] = ()
 
 
 def expected_seconds(
@@ -144,16 +153,19 @@ def _computed(
     speed = rates.wide if precision == "fp32" else rates.narrow
     lanes = list(_lanes(lineup, len(request.panes), shape.has_experts))
     system = len(request.request.system) if request.request.mode == "chat" else 0
-    seconds = 0.0
+    # One after another, before the first answer.
+    attached = sum(source.folder is not None for source in lineup.sources.values())
+    seconds = attached * _CALLS_TO_ATTACH * a_call
     for portion in portions(request):
         longest = system + max(len(request.prompts[place]) for place in portion)
         read = len(portion) * (longest / _CHARACTERS_A_TOKEN + _TEMPLATE_TOKENS)
         for lane in lanes:
             written = len(portion) * sum(lengths[pane].mean for pane in lane.panes)
             tokens = read * len(lane.panes) + written
-            passes = 1 + max(lengths[pane].longest for pane in lane.panes)
-            seconds += passes * (a_pass + _CALLS_AN_ADAPTER * lane.adapters * a_call)
-            products = numbers * (1 + _AN_ADAPTER * lane.adapters) + lane.adapter_numbers
+            adapted = len(portion) * sum(lengths[pane].mean for pane in lane.adapted)
+            passes = 1 + max(lengths[pane].longest_of(len(portion)) for pane in lane.panes)
+            seconds += passes * a_pass + _CALLS_A_ROW * adapted * a_call
+            products = numbers * (1 + _AN_ADAPTER * len(lane.adapted)) + lane.adapter_numbers
             seconds += 2 * tokens * products / speed
     return seconds
 
@@ -161,7 +173,7 @@ def _computed(
 def _lanes(lineup: LineUp, count: int, has_experts: bool) -> Iterator[_Lane]:
     """The base and plain LoRA adapters together, which a mixture of experts does not allow; each
     other pane alone."""
-    together, added, adapters = [], 0.0, 0
+    together, added, adapted = [], 0.0, []
     for pane in range(count):
         source = lineup.sources.get(pane)
         if source is None or source.folder is None:
@@ -169,11 +181,11 @@ def _lanes(lineup: LineUp, count: int, has_experts: bool) -> Iterator[_Lane]:
         elif _is_plain_lora(source) and not has_experts:
             together.append(pane)
             added += _adapter_numbers(source)
-            adapters += 1
+            adapted.append(pane)
         else:
             yield _Lane((pane,))
     if together:
-        yield _Lane(tuple(together), added, adapters)
+        yield _Lane(tuple(together), added, tuple(adapted))
 
 
 def _is_plain_lora(source: PaneSource) -> bool:

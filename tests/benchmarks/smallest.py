@@ -219,6 +219,16 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.grid_time",
+        "--panes 2 --prompts 1 --new-tokens 4 --model {tiny} --json {folder}/grid.json",
+        (
+            r"^2 answers in 2 panes, 0 earlier: \d+\.\d s predicted, \d+\.\d s measured, [+-]\d+%$",
+            r"^2 answers in 2 panes, 1 earlier: ",
+        ),
+        writes=("grid.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.text_differences",
         "--repeats 1",
         (r"^two_words_at_random, 1,000 words: \d+\.\d ms$",),
@@ -299,7 +309,7 @@ ON_A_PAGE = (
     ),
     SmallRun(
         "tests.benchmarks.watching",
-        "--seconds 1 --settle 6 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
+        "--seconds 1 --settle 1 --views empty experiment hidden --real 1 --steps 2 --model {tiny} "
         "--json {folder}/watching.json",
         (
             r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",

@@ -108,6 +108,11 @@ def test_plain_adapters_share_the_passes_of_the_base_and_others_have_their_own(
     assert base < together < apart
 
 
+def test_of_many_answers_the_longest_is_longer_than_one_answer_is() -> None:
+    length = grid_time.Length(mean=10.0, longest=20.0)
+    assert [length.longest_of(count) for count in (1, 2, 10)] == [10.0, 15.0, 19.0]
+
+
 def test_an_adapter_of_the_task_is_expected_to_answer_as_long_as_the_references(
     adds: Adds,
     tiny_model: Path,
