@@ -27,6 +27,13 @@ SHOWING = (
 """The packages that hold words for users: all of them."""
 
 
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """(place, text) of everything that is shown."""
+    texts = [*shown_strings(), *shown_documents(tmp_path_factory.mktemp("runs"))]
+    return [(place, unescape(text)) for place, text in texts]
+
+
 def shown_strings() -> Iterator[tuple[str, str]]:
     """(place, text) of each string of those packages that is no docstring and no bare name."""
     for package in SHOWING:
@@ -56,12 +63,13 @@ def shown_documents(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("term", TERMS, ids=lambda term: term.name)
-def test_a_thing_has_one_name_in_everything_that_is_shown(term: Term, tmp_path: Path) -> None:
-    texts = [*shown_strings(), *shown_documents(tmp_path)]
-    assert len(texts) > 1000
+def test_a_thing_has_one_name_in_everything_that_is_shown(
+    term: Term, shown: list[tuple[str, str]]
+) -> None:
+    assert len(shown) > 1000
     found = [
         f"{place}: {text[max(0, match.start() - 40) : match.end() + 40]!r}"
-        for place, text in ((place, unescape(text)) for place, text in texts)
+        for place, text in shown
         for pattern in term.replaces
         for match in re.finditer(pattern, text, re.IGNORECASE)
     ]

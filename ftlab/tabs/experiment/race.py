@@ -175,6 +175,9 @@ def race_request(reading: Reading, asked: Mapping[str, Any]) -> tuple[SweepReque
 
 _METHOD_FIELDS = frozenset({"variants", *METHODS})
 
+_WIDE = {"prefer": {"min_width": 240}}
+"""So that the longest of its words is read whole on a narrow page."""
+
 
 @dataclass(frozen=True)
 class RaceBlocks:
@@ -202,7 +205,7 @@ def build(context: AppContext) -> RaceBlocks:
     ) as fold:  # fmt: skip
         with gr.Row():
             for name, described in fields_of(RaceSettings).items():
-                form.setting(name, described)
+                form.setting(name, described, **_WIDE.get(name, {}))
             form.components[MEMORY] = live(
                 gr.Textbox, label="Memory", placeholder="no limit, as in 8GB", max_lines=1,
                 min_width=110, elem_id="race-memory",
