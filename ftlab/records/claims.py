@@ -284,11 +284,15 @@ def write_claims(record: ClaimsRecord, file: Path) -> None:
 
 
 class Found:
-    """The runs of a protocol among `runs`, by sweep, variant and seed."""
+    """The runs of a protocol among `runs`, by sweep, variant and seed.
+
+    A rate at which a run diverged is no candidate: its ladder does without it.
+    """
 
     def __init__(self, protocol: ClaimsProtocol, runs: Sequence[Run]) -> None:
         self._protocol = protocol
         self._runs: dict[tuple[str, int], list[Run]] = {}
+        self._diverged: set[tuple[str, int, str]] = set()
         for sweep in protocol.sweeps:
             asked = protocol.request(sweep)
             for run in runs:
@@ -296,8 +300,12 @@ class Found:
                 same = (spec.model, spec.task, spec.settings) == (
                     asked.model, asked.task, asked.settings,
                 )  # fmt: skip
-                if same and run.status == "done" and run.result and spec.variant is not None:
+                if not same or spec.variant is None:
+                    continue
+                if run.status == "done" and run.result:
                     self._runs.setdefault((sweep.id, spec.seed), []).append(run)
+                elif run.status == "diverged":
+                    self._diverged.add((sweep.id, spec.seed, repr(spec.variant)))
 
     @property
     def used(self) -> list[Run]:
@@ -325,10 +333,14 @@ class Found:
         found: dict[tuple[int, ...], list[Variant]] = {}
         for arm in sweep.arms:
             for variant in self.variants(arm):
-                seeds = tuple(s for s in sweep.seeds if self.run(sweep, variant, s) is None)
+                seeds = tuple(seed for seed in sweep.seeds if self._lacks(sweep, variant, seed))
                 if seeds:
                     found.setdefault(seeds, []).append(variant)
         return found
+
+    def _lacks(self, sweep: StudySweep, variant: Variant, seed: int) -> bool:
+        has_diverged = (sweep.id, seed, repr(variant)) in self._diverged
+        return not has_diverged and self.run(sweep, variant, seed) is None
 
     def variants(self, arm: Arm) -> list[Variant]:
         """The arm at each of its rates."""
@@ -347,14 +359,21 @@ class Found:
         rungs = self.ladder(sweep, arm)
         if rungs is None:
             return None
-        means = [float(losses.mean()) for losses in rungs[1]]
-        return arm.rates[means.index(min(means))]
+        rates, losses = rungs
+        means = [float(one.mean()) for one in losses]
+        return rates[means.index(min(means))]
 
     def ladder(self, sweep: StudySweep, arm: Arm) -> Rungs | None:
-        """The arm's rates, and the losses at each; `None` if one is missing."""
-        losses = [self.losses(sweep, variant) for variant in self.variants(arm)]
-        known = [one for one in losses if one is not None]
-        return (arm.rates, known) if len(known) == len(losses) else None
+        """The arm's rates at which no run diverged, and the losses at each; `None` if one is
+        missing, or if there is no such rate."""
+        diverged = {(id, variant) for id, _, variant in self._diverged}
+        rungs = [
+            (rate, self.losses(sweep, variant))
+            for rate, variant in zip(arm.rates, self.variants(arm), strict=True)
+            if (sweep.id, repr(variant)) not in diverged
+        ]
+        known = [losses for _, losses in rungs if losses is not None]
+        return ([rate for rate, _ in rungs], known) if len(known) == len(rungs) > 0 else None
 
     def losses(self, sweep: StudySweep, variant: Variant) -> Losses | None:
         """(seeds, examples), weighted so that a mean is over tokens; `None` if one is missing."""

@@ -14,7 +14,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.jobs.launch import checked
 from ftlab.methods.limits import match_parameters
 from ftlab.methods.registry import METHODS
-from ftlab.methods.variant import parse_variant
+from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.dimensions import shape_of_model
 from ftlab.records.claims import (
     Arm,
@@ -36,6 +36,7 @@ from ftlab.records.claims import (
     tried_claims,
     write_claims,
 )
+from ftlab.records.result import RunResult
 from ftlab.records.store import RunStore
 from tests.fakes import make_run
 
@@ -180,6 +181,9 @@ def small() -> ClaimsProtocol:
     return ClaimsProtocol((), "sql", 100, (rates, scores), (claim,))
 
 
+LORA_AT_BEST = Variant("lora", learning_rate=3e-3)
+
+
 def run_sweep(folder: Path, protocol: ClaimsProtocol, id: str, *seeds: int) -> None:
     sweep = protocol.sweep(id)
     asked = protocol.request(sweep)
@@ -222,6 +226,22 @@ def test_what_is_missing_is_named_by_seed_and_later_sweeps_wait_for_their_ladder
     missing = found.missing(scores)
     assert list(missing) == [(1,)]
     assert [variant.method for variant in missing[1,]] == ["lora", "full"]
+
+
+def test_a_rate_at_which_a_run_diverged_is_no_candidate_and_is_not_tried_again(
+    tmp_path: Path,
+) -> None:
+    protocol = small()
+    run_sweep(tmp_path, protocol, "rates")
+    best = next(run for run in RunStore(tmp_path).runs() if run.spec.variant == LORA_AT_BEST)
+    best.directory.result_file.unlink()
+    best.directory.write_result(RunResult("diverged", "The loss rose."))
+    found = Found(protocol, RunStore(tmp_path).runs())
+    assert found.missing(protocol.sweep("rates")) == {}
+    assert found.best_rate("lora") == 1e-3
+    rungs = found.ladder(protocol.sweep("rates"), protocol.arm("lora"))
+    assert rungs is not None
+    assert rungs[0] == [1e-3, 9e-3]
 
 
 def test_a_claim_is_judged_once_all_its_runs_are_there(tmp_path: Path) -> None:
