@@ -93,4 +93,7 @@ def document(record: ClaimsRecord) -> str:
             )
     rates = ", ".join(f"{ladder} {rate_name(rate)}" for ladder, rate in record.rates.items())
     machines = ", ".join(record.machines)
-    return "\n".join([*rows, "", f"Best learning rates: {rates}. Measured on {machines}."])
+    left = (
+        f" Left out, since a run diverged: {', '.join(record.diverged)}." if record.diverged else ""
+    )
+    return "\n".join([*rows, "", f"Best learning rates: {rates}.{left} Measured on {machines}."])

@@ -231,7 +231,10 @@ class Tried:
 
 @dataclass(frozen=True)
 class ClaimsRecord:
-    """What the runs of a protocol said. `rates` has the best learning rate of each ladder."""
+    """What the runs of a protocol said.
+
+    `rates` has the best learning rate of each ladder, `diverged` the labels of what was left out.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
 
@@ -240,6 +243,7 @@ class ClaimsRecord:
     rates: Mapping[str, float]
     machines: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    diverged: tuple[str, ...] = ()
     commit: str | None = None
 
     @property
@@ -292,7 +296,7 @@ class Found:
     def __init__(self, protocol: ClaimsProtocol, runs: Sequence[Run]) -> None:
         self._protocol = protocol
         self._runs: dict[tuple[str, int], list[Run]] = {}
-        self._diverged: set[tuple[str, int, str]] = set()
+        self._diverged: dict[tuple[str, str], Variant] = {}
         for sweep in protocol.sweeps:
             asked = protocol.request(sweep)
             for run in runs:
@@ -305,7 +309,7 @@ class Found:
                 if run.status == "done" and run.result:
                     self._runs.setdefault((sweep.id, spec.seed), []).append(run)
                 elif run.status == "diverged":
-                    self._diverged.add((sweep.id, spec.seed, repr(spec.variant)))
+                    self._diverged[sweep.id, repr(spec.variant)] = spec.variant
 
     @property
     def used(self) -> list[Run]:
@@ -333,14 +337,20 @@ class Found:
         found: dict[tuple[int, ...], list[Variant]] = {}
         for arm in sweep.arms:
             for variant in self.variants(arm):
-                seeds = tuple(seed for seed in sweep.seeds if self._lacks(sweep, variant, seed))
-                if seeds:
+                seeds = tuple(s for s in sweep.seeds if self.run(sweep, variant, s) is None)
+                if seeds and not self._has_diverged(sweep, variant):
                     found.setdefault(seeds, []).append(variant)
         return found
 
-    def _lacks(self, sweep: StudySweep, variant: Variant, seed: int) -> bool:
-        has_diverged = (sweep.id, seed, repr(variant)) in self._diverged
-        return not has_diverged and self.run(sweep, variant, seed) is None
+    @property
+    def diverged(self) -> tuple[str, ...]:
+        """Labels of the variants of which a run diverged."""
+        labels = [variant.label for variant in self._diverged.values()]
+        return tuple(dict.fromkeys(labels))  # a run may be one of several sweeps
+
+    def _has_diverged(self, sweep: StudySweep, variant: Variant) -> bool:
+        """Whether it did with any seed: then no other seed is needed."""
+        return (sweep.id, repr(variant)) in self._diverged
 
     def variants(self, arm: Arm) -> list[Variant]:
         """The arm at each of its rates."""
@@ -366,11 +376,10 @@ class Found:
     def ladder(self, sweep: StudySweep, arm: Arm) -> Rungs | None:
         """The arm's rates at which no run diverged, and the losses at each; `None` if one is
         missing, or if there is no such rate."""
-        diverged = {(id, variant) for id, _, variant in self._diverged}
         rungs = [
             (rate, self.losses(sweep, variant))
             for rate, variant in zip(arm.rates, self.variants(arm), strict=True)
-            if (sweep.id, repr(variant)) not in diverged
+            if not self._has_diverged(sweep, variant)
         ]
         known = [losses for _, losses in rungs if losses is not None]
         return ([rate for rate, _ in rungs], known) if len(known) == len(rungs) > 0 else None
@@ -442,6 +451,7 @@ def tried_claims(protocol: ClaimsProtocol, runs: Sequence[Run]) -> ClaimsRecord:
         tuple(tried),
         {ladder: rate for ladder, rate in rates.items() if rate is not None},
         *measured_with([run.result for run in found.used if run.result]),
+        diverged=found.diverged,
     )
 
 

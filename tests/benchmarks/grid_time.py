@@ -6,7 +6,7 @@ Run as: python -m tests.benchmarks.grid_time [--panes 2,6,64] [--prompts 10] [--
 For each number of panes a runs folder of its own gets LoRA adapters, which answer test prompts of
 SQL beside the base: on the bundled model copies of the adapter that ships for SQL, on another one
 random adapters. Each grid is asked twice, first without any earlier grid, then with that one. About
-8 minutes on two cores. Ends with status 1 if a prediction is more than 25 % off.
+6 minutes on two cores. Ends with status 1 if a prediction is more than 25 % off.
 """
 
 from __future__ import annotations

@@ -238,6 +238,7 @@ def test_a_rate_at_which_a_run_diverged_is_no_candidate_and_is_not_tried_again(
     best.directory.write_result(RunResult("diverged", "The loss rose."))
     found = Found(protocol, RunStore(tmp_path).runs())
     assert found.missing(protocol.sweep("rates")) == {}
+    assert found.diverged == ("LoRA lr=0.003",)
     assert found.best_rate("lora") == 1e-3
     rungs = found.ladder(protocol.sweep("rates"), protocol.arm("lora"))
     assert rungs is not None
