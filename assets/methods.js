@@ -115,8 +115,9 @@ window.ftMethods = (() => {
     if (time && !document.hidden) minute = setTimeout(sayEnd, 60_050 - (Date.now() % 60_000));
   }
 
-  // Asks for the costs again when a run has begun or ended: its end frees the device, may have
-  // measured its speed, and narrows what is predicted. Asks nothing while the bar is not seen.
+  // Asks for the costs again when a run has begun or ended, or the time of a queued one is known: an
+  // end frees the device, may have measured its speed, and narrows what is predicted. Asks nothing
+  // while the bar is not seen.
   let asked;
   let ask = () => {};
   function renew() {

@@ -79,6 +79,7 @@ def test_what_other_sweeps_have_left_is_counted_before_it_and_counted_anew_when_
         expect(time).to_contain_text("done at")
         expect(time).not_to_contain_text("after")
         queued = make_run(tmp_path, "lora", "queued", sweep_id=OTHER_SWEEP)
+        expect(time).to_contain_text("after the other runs")
         write_expected(queued, Expected(train=3000, evaluate=500, other=98, between=2))
         expect(time).to_contain_text("after 1 h 00 min of other runs, done at")
         queued.write_result(RunResult("cancelled"))

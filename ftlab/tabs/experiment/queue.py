@@ -151,9 +151,17 @@ def queue_heading(view: SweepView | None) -> str:
 
 
 def queue_state(runs: Sequence[Run]) -> str:
-    """Changes whenever a run of the folder is queued, begins or ends."""
-    counts = Counter(run.status if run.is_open else "ended" for run in runs)
-    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    """Changes whenever a run of the folder is queued, gets its expected time, begins or ends."""
+    counts = Counter(_stage(run) for run in runs)
+    return ", ".join(f"{count} {stage}" for stage, count in sorted(counts.items()))
+
+
+def _stage(run: Run) -> str:
+    if not run.is_open:
+        return "ended"
+    if run.status == "queued" and run.directory.expected_file.is_file():
+        return "queued with a time"  # it is written when the run can be seen already
+    return run.status
 
 
 def _hidden_state(runs: Sequence[Run]) -> str:
