@@ -93,7 +93,5 @@ def document(record: ClaimsRecord) -> str:
             )
     rates = ", ".join(f"{ladder} {rate_name(rate)}" for ladder, rate in record.rates.items())
     machines = ", ".join(record.machines)
-    left = (
-        f" Left out, since a run diverged: {', '.join(record.diverged)}." if record.diverged else ""
-    )
-    return "\n".join([*rows, "", f"Best learning rates: {rates}.{left} Measured on {machines}."])
+    said = f"Best learning rates: {rates}. {record.left_out(record.diverged)}".strip()
+    return "\n".join([*rows, "", f"{said} Measured on {machines}."])

@@ -11,7 +11,7 @@ and cannot be seen at this size otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -64,6 +64,12 @@ class Arm:
     variant: str
     rates: tuple[float, ...] = ()
     best_of: str = ""
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The method at each of the rates; without rates, the method as it is."""
+        variant = parse_variant(self.variant)
+        return [replace(variant, learning_rate=rate) for rate in self.rates] or [variant]
 
 
 @dataclass(frozen=True)
@@ -159,12 +165,7 @@ def to_try(protocol: ClaimsProtocol, claim: Claim) -> SweepRequest:
     """
     sweep = protocol.sweep(claim.estimates[-1].sweeps[-1])
     names = {arm for one in claim.estimates for arm in one.arms}
-    variants = [
-        replace(parse_variant(arm.variant), learning_rate=rate)
-        for arm in sweep.arms
-        if arm.id in names
-        for rate in (arm.rates or (None,))
-    ]
+    variants = [variant for arm in sweep.arms if arm.id in names for variant in arm.variants]
     settings = TrainingSettings(steps=sweep.steps, eval_examples=_TO_TRY)
     return replace(protocol.request(sweep), variants=tuple(variants), settings=settings)
 
@@ -250,6 +251,11 @@ class ClaimsRecord:
     def is_complete(self) -> bool:
         counts = {claim.id: len(claim.estimates) for claim in self.protocol.claims}
         return {tried.id: len(tried.estimates) for tried in self.tried} == counts
+
+    def left_out(self, among: Collection[str]) -> str:
+        """A sentence that names those of the labels which diverged; "" if none did."""
+        labels = [label for label in self.diverged if label in among]
+        return f"Left out, since a run diverged: {', '.join(labels)}." if labels else ""
 
 
 _PROTOCOL: TypeAdapter[ClaimsProtocol] = TypeAdapter(ClaimsProtocol)
@@ -353,14 +359,16 @@ class Found:
         return (sweep.id, repr(variant)) in self._diverged
 
     def variants(self, arm: Arm) -> list[Variant]:
-        """The arm at each of its rates."""
-        variant = parse_variant(arm.variant)
-        if arm.best_of:
-            rate = self.best_rate(arm.best_of)
-            if rate is None:
-                raise FtlabError(f"The ladder '{arm.best_of}' is not done.")
-            return [replace(variant, learning_rate=rate)]
-        return [replace(variant, learning_rate=rate) for rate in arm.rates] or [variant]
+        """The arm's variants, those of an arm with the best rate of a ladder at that rate.
+
+        Raises `FtlabError` if that ladder is not done.
+        """
+        if not arm.best_of:
+            return arm.variants
+        rate = self.best_rate(arm.best_of)
+        if rate is None:
+            raise FtlabError(f"The ladder '{arm.best_of}' is not done.")
+        return [replace(variant, learning_rate=rate) for variant in arm.variants]
 
     def best_rate(self, ladder: str) -> float | None:
         """The rate with the lowest mean tuning loss; `None` if a run is missing."""

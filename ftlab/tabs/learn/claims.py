@@ -57,10 +57,11 @@ def _claim(claim: Claim, tried: Tried | None) -> str:
 
 def _how(protocol: ClaimsProtocol, claim: Claim, record: ClaimsRecord | None) -> str:
     """The runs behind the claim's estimates, and where they were made."""
-    rows = []
+    rows, labels = [], []
     for sweep in protocol.sweeps:
         used = {arm for one in claim.estimates if sweep.id in one.sweeps for arm in one.arms}
         for arm in (arm for arm in sweep.arms if arm.id in used):
+            labels += [variant.label for variant in arm.variants]
             rate = record.rates.get(arm.best_of) if record else None
             rates = f"{len(arm.rates)} rates" if len(arm.rates) > 1 else "its best rate"
             rates = f"{rate:g}" if rate else rates if arm.rates or arm.best_of else "its own"
@@ -74,8 +75,11 @@ def _how(protocol: ClaimsProtocol, claim: Claim, record: ClaimsRecord | None) ->
     notes = "".join(f"<li>{escape(note)}</li>" for note in protocol.notes)
     where = ""
     if record is not None:
-        machines = escape(", ".join(record.machines))
-        where = said(Markup("{} on {}.").format(Markup(origin_chip("recorded")), machines))
+        machines = ", ".join(record.machines)
+        where = said(
+            Markup("{} on {}.").format(Markup(origin_chip("recorded")), machines),
+            record.left_out(labels),
+        )
     again = '<p class="meta"><code>make claims</code> makes it anew.</p>'
     return stack(shown, where, f'<ul class="notes">{notes}</ul>', again)
 

@@ -59,6 +59,17 @@ def test_each_claim_can_be_tried_on_another_model_as_one_sweep(claim) -> None:  
     assert len(runs) == len(request.variants) * len(request.seeds)
 
 
+def test_a_rate_that_was_left_out_is_named_with_the_claims_whose_ladder_has_it() -> None:
+    label = "LoRA lr=0.02"
+    tried = tuple(
+        Tried(claim.id, (Estimated("loss", "loss", 0.1, -0.1, 0.3, (None, 0.02)),) * 9)
+        for claim in PROTOCOL.claims
+    )
+    record = ClaimsRecord(PROTOCOL, tried, {}, diverged=(label,))
+    assert label in view(PROTOCOL, record, "ten_times")[2]
+    assert label not in view(PROTOCOL, record, "soft_prompts")[2], "it has LoRA at its best rate"
+
+
 def test_each_estimate_has_its_own_axis_with_the_band_of_the_claim() -> None:
     ratio = Estimated("ratio", "rate ratio", 9.0, 6.0, 13.0, (5, 20))
     loss = Estimated("loss", "loss", 0.1, -0.1, 0.3, (None, 0.02))
