@@ -62,7 +62,7 @@ races: .venv/installed-dev  ## record the sweeps against which races are replaye
 	done
 	$(BIN)/python -m tests.benchmarks.race
 
-pictures: .venv/installed-dev  ## take the README's pictures anew (Chromium, about two minutes)
+pictures: .venv/installed-dev  ## take the documents' pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures
 
 promises: .venv/installed-dev  ## inject every fault and hostile input, measure 50 browsers and a stranger's worst requests, write docs/promises.md (20 minutes)

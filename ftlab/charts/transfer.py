@@ -13,6 +13,7 @@ from ftlab.records.metrics import METRICS
 from ftlab.records.transfer import Placed, TransferRecord, Which
 
 _FRAME_PIXELS = 58
+_LABEL_PLACES = 3.0  # the methods that are last in both tables have no room on their other side
 
 
 def transfer_figure(
@@ -24,8 +25,8 @@ def transfer_figure(
     """
     studied = record.column(column)
     placed = record.placed(studied, which)
-    axes = [_axis(f"place in {table}", len(placed)) for table in ("PEFT's table, 3B", "this one")]
-    across, up = axes
+    across = _axis("place in PEFT's table, 3B", len(placed), room=_LABEL_PLACES)
+    up = _axis("place in this one", len(placed))
     fig = figure(height, margin={"r": 16, "t": 12})
     ends = [1.0, float(len(placed))]
     fig.add_scatter(
@@ -54,11 +55,11 @@ def transfer_figure(
     return fig
 
 
-def _axis(name: str, count: int) -> Axis:
-    """Places from 1, the best, at the end of the axis."""
+def _axis(name: str, count: int, room: float = 1.0) -> Axis:
+    """Places from 1, the best, at the end of the axis; with room for labels before the last."""
     ticks = tuple(float(place) for place in range(1, count + 1) if place == 1 or place % 5 == 0)
     texts = tuple(f"{tick:g}" for tick in ticks)
-    return Axis(name, name, False, count + 1.0, 0.0, ticks, texts)
+    return Axis(name, name, False, count + room, 0.0, ticks, texts)
 
 
 def _point(one: Placed, hover: str) -> dict[str, Any]:

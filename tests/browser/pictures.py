@@ -1,4 +1,5 @@
-"""Takes the README's pictures: Experiment, Compare, Playground and Plan, in light and dark.
+"""Takes the documents' pictures: Experiment, Compare, Playground, Plan, and Learn's study of what
+carries over from a small run, in light and dark.
 
 Run as: python -m tests.browser.pictures [--folder docs/images] [--tabs plan,...] [--modes dark,...]
 (or `make pictures`)
@@ -56,11 +57,18 @@ def plan(page: Page) -> None:
     expect(page.get_by_text("of 20 predictions")).to_have_count(0, timeout=_PATIENCE)
 
 
+def small_and_large(page: Page) -> None:
+    page.get_by_role("tab", name="Learn").click()
+    page.get_by_role("tab", name="Small and large").click()
+    expect(page.locator(".js-plotly-plot .main-svg:visible").first).to_be_visible(timeout=_PATIENCE)
+
+
 TABS: dict[str, Callable[[Page], None]] = {
     "experiment": experiment,
     "compare": compare,
     "playground": playground,
     "plan": plan,
+    "small-and-large": small_and_large,
 }
 
 
