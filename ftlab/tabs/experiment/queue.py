@@ -160,7 +160,7 @@ def _stage(run: Run) -> str:
     if not run.is_open:
         return "ended"
     if run.status == "queued" and run.directory.expected_file.is_file():
-        return "queued with a time"  # it is written when the run can be seen already
+        return "queued with a time"  # a run can be seen before that is written
     return run.status
 
 
