@@ -14,6 +14,7 @@ from ftlab.charts.transfer import transfer_figure
 from ftlab.methods.families.full import FULL
 from ftlab.methods.families.lora import LORA
 from ftlab.methods.spec import Paper
+from ftlab.records.claims import ClaimsRecord, read_claims
 from ftlab.records.metrics import METRICS
 from ftlab.records.metrics.spec import MetricSpec
 from ftlab.records.rank_agreement import RankAgreement
@@ -33,6 +34,9 @@ _TABLE = Paper(
     "PEFT's method comparison, MetaMathQA with Llama-3.2-3B",
     "https://github.com/huggingface/peft/tree/main/method_comparison/MetaMathQA",
 )
+FOUR_BITS = "four_bits"
+"""The claim about a base in 4 bits."""
+
 _NONE = blank("The study has not been run.", "make transfer runs it; it takes some hours.")
 
 _LEGEND = (
@@ -42,7 +46,7 @@ _LEGEND = (
 
 
 def view(
-    record: TransferRecord | None, column: str, which: Which
+    record: TransferRecord | None, claims: ClaimsRecord | None, column: str, which: Which
 ) -> tuple[str, go.Figure | None, str]:
     """HTML of the finding, the figure, and HTML of the table; the empty state without a record."""
     if record is None:
@@ -63,10 +67,11 @@ def view(
         ]
         for one in placed
     ]
+    notes = far_apart(placed), not_carried(record), of_four_bits(claims)
     heads = ["method", f"{metric.name} here", _published(studied), "place here", "place there"]
     below = stack(
         table(heads, rows, "Each method in both tables", tall=True),
-        said(*(note for note in (far_apart(placed), not_carried(record)) if note)),
+        said(*(note for note in notes if note)),
         _made(record),
     )
     return said(finding(agreed, metric)), transfer_figure(record, column, which), below
@@ -101,6 +106,21 @@ def not_carried(record: TransferRecord) -> str:
         f"LoRA against full fine-tuning in forgetting: {metric.format(lora.mean)} and "
         f"{metric.format(full.mean)} here, {lora.theirs:.3f} and {full.theirs:.3f} in the "
         f"published table. This {'carries' if same else 'does not carry'} over."
+    )
+
+
+def of_four_bits(claims: ClaimsRecord | None) -> str:
+    """What QLoRA's base costs in loss here, which the published table has no row of; "" if that
+    was not measured."""
+    tried = next((t for t in claims.tried if t.id == FOUR_BITS), None) if claims else None
+    if tried is None or not tried.estimates:
+        return ""
+    loss = tried.estimates[0]
+    ends = f"{loss.value:+.0%} ({loss.low:+.0%} to {loss.high:+.0%})"
+    carries = "" if tried.verdict == "seen" else " This does not carry over."
+    return (
+        "QLoRA has no row in the published table. Here its 4-bit base changes the test loss by "
+        f"{ends} against LoRA; the QLoRA paper saw no loss with 7B to 65B.{carries}"
     )
 
 
@@ -151,12 +171,13 @@ def build(context: AppContext) -> None:
 
     def show(chosen: str, row: str) -> list[Any]:
         try:
-            record = read_transfer()
+            record, claims = read_transfer(), read_claims()
         except FtlabError as error:
             return [field_error([str(error)]), gr.Plot(visible=False), ""]
         known = [one.id for one in record.protocol.columns] if record else []
         words, drawn, below = view(
             record,
+            claims,
             chosen if chosen in known or not known else known[0],
             next((one for one in get_args(Which) if one == row), "default"),
         )

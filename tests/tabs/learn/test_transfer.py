@@ -9,10 +9,12 @@ import pytest
 
 from ftlab.charts.transfer import transfer_figure
 from ftlab.methods.registry import METHODS, look_of
+from ftlab.records.claims import ClaimsRecord, Estimated, Tried
+from ftlab.records.claims import read_protocol as read_claims_protocol
 from ftlab.records.metrics import METRICS
 from ftlab.records.rank_agreement import RankAgreement
 from ftlab.records.transfer import TransferRecord
-from ftlab.tabs.learn.transfer import finding, not_carried, view
+from ftlab.tabs.learn.transfer import FOUR_BITS, finding, not_carried, of_four_bits, view
 from tests.records.test_transfer import few, study
 
 
@@ -62,16 +64,33 @@ def test_what_does_not_carry_over_is_said_with_its_numbers(record: TransferRecor
     assert not_carried(replace(record, rows=without)) == ""
 
 
+@pytest.mark.parametrize(
+    ("interval", "carries"), [((0.18, 0.05, 0.31), False), ((-0.01, -0.03, 0.01), True)]
+)
+def test_what_qlora_loses_here_is_said_though_the_published_table_has_no_row_of_it(
+    record: TransferRecord, interval: tuple[float, float, float], carries: bool
+) -> None:
+    loss = Estimated("loss of QLoRA above LoRA's", "loss", *interval, (None, 0.02))
+    protocol = read_claims_protocol()
+    assert FOUR_BITS in {claim.id for claim in protocol.claims}
+    claims = ClaimsRecord(protocol, (Tried(FOUR_BITS, (loss,)),), {})
+    said = of_four_bits(claims)
+    assert f"{interval[0]:+.0%} ({interval[1]:+.0%} to {interval[2]:+.0%})" in said
+    assert ("does not carry over" in said) != carries
+    assert "QLoRA has no row" in view(record, claims, "loss", "default")[2]
+    assert of_four_bits(None) == ""
+
+
 def test_each_choice_shows_its_finding_figure_and_table(record: TransferRecord) -> None:
     for column in "score", "loss", "forgetting":
-        words, figure, table = view(record, column, "best")
+        words, figure, table = view(record, None, column, "best")
         assert METRICS[record.column(column).ours].name in words
         assert figure is not None
         assert table.count("<tr>") == 7
-    assert "make transfer" in view(None, "score", "default")[0]
+    assert "make transfer" in view(None, None, "score", "default")[0]
 
 
 def test_too_few_methods_are_said(record: TransferRecord) -> None:
-    words, figure, _ = view(replace(record, agreements={}), "score", "default")
+    words, figure, _ = view(replace(record, agreements={}), None, "score", "default")
     assert "Too few methods" in words
     assert figure is None
