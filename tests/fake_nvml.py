@@ -28,6 +28,7 @@ class FakeCard:
     capability: tuple[int, int] = (8, 9)
     instances: list[FakeCard] = field(default_factory=list)
     is_lost: bool = False
+    load: int = 0
 
 
 def nvml_of(*cards: FakeCard, cuda: int = 13000) -> SimpleNamespace:
@@ -58,6 +59,7 @@ def nvml_of(*cards: FakeCard, cuda: int = 13000) -> SimpleNamespace:
         nvmlDeviceGetUUID=lambda card: card.uuid,
         nvmlDeviceGetName=lambda card: card.name,
         nvmlDeviceGetMemoryInfo=memory,
+        nvmlDeviceGetUtilizationRates=lambda card: SimpleNamespace(gpu=card.load),
         nvmlDeviceGetCudaComputeCapability=lambda card: card.capability,
         nvmlDeviceGetMigMode=lambda card: (int(bool(card.instances)), 0),
         nvmlDeviceGetMaxMigDeviceCount=lambda card: 7,

@@ -34,6 +34,7 @@ TRIED: tuple[Kind, ...] = ("cpu", "cuda")
 
 _NAMES: dict[Kind, str] = {"cpu": "CPU", "cuda": "CUDA", "rocm": "ROCm", "mps": "MPS"}
 _LIST_SECONDS = 60.0
+_EQUAL_MEMORY = 0.01  # as a share
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,16 @@ class Device:
         """Whether 16-bit products are computed in fp16: on NVIDIA cards before sm80."""
         return self.capability is not None and self.capability < FIRST_WITH_BF16
 
+    def is_like(self, other: Device) -> bool:
+        """Whether a run takes as long and as much memory on the other: model and memory are equal.
+
+        Cards of one model may report some megabytes less.
+        """
+        most = max(self.memory_bytes, other.memory_bytes)
+        difference = abs(self.memory_bytes - other.memory_bytes)
+        mine, yours = ((one.kind, one.label, one.capability) for one in (self, other))
+        return mine == yours and difference <= _EQUAL_MEMORY * most
+
     @property
     def memory_must_be_given_back(self) -> bool:
         """Whether an idle model must be unloaded: on a GPU all processes share the memory."""
@@ -97,7 +108,8 @@ def list_devices() -> tuple[Device, ...]:
 
 
 def resolve_device(device_id: str) -> Device:
-    """The device with that id; "auto" is the first GPU of a kind in `TRIED`, else the CPU.
+    """The device with that id; "auto" is the first GPU of a kind in `TRIED`, else the CPU
+    (`like_devices` are all that it may mean).
 
     Raises `FtlabError` that lists the available devices if there is none with that id.
     """
@@ -111,6 +123,24 @@ def resolve_device(device_id: str) -> Device:
     raise FtlabError(
         f"There is no device '{device_id}' on this machine; devices: {known} (or {AUTO})."
     )
+
+
+def like_devices(device_id: str) -> tuple[Device, ...]:
+    """The devices that may do a run which asks for that one, the first one first.
+
+    "auto" is every GPU that is like the first. A device that is named, and a CPU, is alone. Raises
+    `FtlabError` as `resolve_device`.
+    """
+    first = resolve_device(device_id)
+    if device_id != AUTO or not first.is_cuda:
+        return (first,)
+    return tuple(device for device in list_devices() if device.is_like(first))
+
+
+def auto_label() -> str:
+    """What "auto" means here, as in "2 × NVIDIA L4"."""
+    first, *others = like_devices(AUTO)
+    return f"{1 + len(others)} × {first.label}" if others else first.label
 
 
 def device_choices() -> list[tuple[str, str]]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftlab.basics.devices import AUTO, Device, like_devices, resolve_device
 from ftlab.basics.files import locks_folder
 from ftlab.basics.system import try_lock
 
@@ -90,6 +91,10 @@ class DeviceLock:
         finally:
             self._line.release()
 
+    def is_held_elsewhere(self) -> bool:
+        """Whether another process uses the device now."""
+        return self._device.is_held_elsewhere()
+
     def is_wanted(self) -> bool:
         """Whether another process waits in line; to be called by the holder of the device.
 
@@ -113,6 +118,17 @@ class DeviceLock:
 
     def release(self) -> None:
         self._device.release()
+
+
+def first_free(device_ids: Sequence[str]) -> str | None:
+    """The first of these devices that no process uses; `None` if all are in use."""
+    return next((one for one in device_ids if not DeviceLock(one).is_held_elsewhere()), None)
+
+
+def free_device() -> Device:
+    """The device for work that takes any of those which "auto" means: a free one if there is."""
+    devices = [device.id for device in like_devices(AUTO)]
+    return resolve_device((first_free(devices) if len(devices) > 1 else None) or devices[0])
 
 
 KEEPS_OFF_SECONDS = 60.0

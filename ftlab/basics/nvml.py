@@ -84,6 +84,15 @@ def memory(uuid: str) -> Memory | None:
     return _ask(read, None)
 
 
+def load(uuid: str) -> int | None:
+    """Percent of the last moment in which the card computed; `None` for a MIG instance."""
+
+    def read(nvml: Any) -> int:
+        return int(nvml.nvmlDeviceGetUtilizationRates(nvml.nvmlDeviceGetHandleByUUID(uuid)).gpu)
+
+    return _ask(read, None)
+
+
 def processes(uuid: str) -> list[Process]:
     """The compute processes on the card. In a container the pids may be the host's."""
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ftlab.commands.options import add_runs_folder
 from ftlab.commands.sweep_time import is_next, sentence_from
 from ftlab.jobs.control import start_dispatcher
-from ftlab.records.progress import later_of, resumed_seconds
+from ftlab.records.progress import later_of, resumed_seconds, seconds_together
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import find_run
 from ftlab.records.store import RunStore
@@ -49,7 +49,9 @@ def _time(store: RunStore, ids: Sequence[str]) -> str | None:
     runs = sorted(map(store.find, ids), key=lambda run: run.spec.created_at)
     left = [resumed_seconds(run, later_of(store.sweep(run.spec.sweep_id))) for run in runs]
     known = [seconds for seconds in left if seconds is not None]
-    if len(known) < len(runs) or len({run.spec.device for run in runs}) > 1:
+    devices = {run.spec.may_use for run in runs}
+    if len(known) < len(runs) or len(devices) > 1:
         return None
     are_next = is_next(runs[-1].spec, ids, store.runs())  # nothing is queued between them either
-    return sentence_from(time.time() if are_next else None, sum(known))
+    together = seconds_together(known, len(devices.pop()))
+    return sentence_from(time.time() if are_next else None, together)

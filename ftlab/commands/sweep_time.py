@@ -172,11 +172,11 @@ def sentence_from(begin: float | None, seconds: float) -> str:
 
 
 def is_next(first: RunSpec, own: Collection[str], runs: Sequence[Run]) -> bool:
-    """Whether a queued run is the next on its device: no open one before it but those in `own`."""
+    """Whether a queued run is the next on its devices: no open one before it but those in `own`."""
     return not any(
         run.is_open
         and run.spec.run_id not in own
-        and run.spec.device == first.device
+        and not set(first.may_use).isdisjoint(run.spec.may_use)
         and (run.status == "running" or run.spec.created_at < first.created_at)
         for run in runs
     )

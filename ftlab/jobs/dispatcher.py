@@ -1,5 +1,7 @@
 """The dispatcher: starts queued runs, one at a time per device, each in a new process.
 
+A run that may use several like devices gets one that is free.
+
 It also classifies workers that exited without a result: killed, crashed, or out of memory.
 
 Run as: python -m ftlab.jobs.dispatcher RUNS_FOLDER
@@ -15,15 +17,15 @@ import errno
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ftlab.basics.devices import memory_in_use
+from ftlab.basics.devices import Device, list_devices, memory_in_use
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.locks import FileLock
+from ftlab.basics.locks import FileLock, first_free
 from ftlab.basics.processes import (
     Started,
     end_process_group,
@@ -37,11 +39,12 @@ from ftlab.jobs import ready
 from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
 from ftlab.prediction.remedies import remedies
 from ftlab.records.base_runs import complete
+from ftlab.records.expected import read_expected
 from ftlab.records.job import CANCELLED, bound_log
 from ftlab.records.removal import clear_removed
 from ftlab.records.result import FinalStatus, Measures, RunResult
 from ftlab.records.run import RunDirectory
-from ftlab.records.spec import needs_hub
+from ftlab.records.spec import RunSpec, needs_hub
 from ftlab.records.store import Run, RunStore
 
 _LAST_LINE_CHARACTERS = 200  # characters
@@ -144,7 +147,9 @@ def _name(number: int) -> str:
 
 def in_starting_order(runs: Sequence[Run]) -> list[Run]:
     """Returns the open runs in the order in which they start: that of their ids, except that the
-    first trained run of a sweep comes before the base runs, so that its loss is seen early."""
+    first trained run of a sweep comes before the base runs, so that its loss is seen early. Where a
+    sweep has several devices, its longest runs are next, so that all devices end at about one time.
+    """
     begun = {
         run.spec.sweep_id for run in runs if not run.spec.is_base and run.status in _HAS_TRAINED
     }
@@ -157,7 +162,30 @@ def in_starting_order(runs: Sequence[Run]) -> list[Run]:
         if run.is_open:
             ahead = first.get(run.spec.sweep_id, run)
             ordered |= {ahead.run_id: ahead, run.run_id: run}
-    return list(ordered.values())
+    return _longest_first(list(ordered.values()), {run.run_id for run in first.values()})
+
+
+def _longest_first(runs: Sequence[Run], first: Collection[str]) -> list[Run]:
+    """Sorts the queued runs of each sweep that has several devices by what is expected of them.
+
+    Base runs and those that are `first` keep their places; what nothing is expected of comes last.
+    """
+    sorted_runs = list(runs)
+    places: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        moves = run.status == "queued" and not run.spec.is_base and run.run_id not in first
+        if moves and run.spec.devices:
+            places.setdefault(run.spec.sweep_id, []).append(place)
+    for own in places.values():
+        longest = sorted((runs[place] for place in own), key=_expected_seconds, reverse=True)
+        for place, run in zip(own, longest, strict=True):
+            sorted_runs[place] = run
+    return sorted_runs
+
+
+def _expected_seconds(run: Run) -> float:
+    expected = read_expected(run.directory)
+    return 0.0 if expected is None else expected.total
 
 
 _HAS_TRAINED = frozenset({"running", *get_args(FinalStatus)}) - {"not_applicable"}
@@ -214,11 +242,13 @@ class Dispatcher:
         folder: Path,
         start: StartRun = start_worker,
         count_oom_kills: Callable[[], int] = oom_kills,
+        devices: Callable[[], Sequence[Device]] = list_devices,
     ) -> None:
         self._store = RunStore(folder)
         self._folder = folder
         self._start = start
         self._oom_kills = count_oom_kills
+        self._devices = devices
         self._children: dict[str, Child] = {}
         self._refused_since: dict[str, float] = {}
         self._given_up: set[str] = set()
@@ -269,15 +299,32 @@ class Dispatcher:
         busy |= {run.spec.device for run in open_runs if run.status == "running"}
         for run in open_runs:
             bound_log(run.directory.log_file)
-            if run.status == "queued" and run.spec.device not in busy:
-                busy.add(run.spec.device)
-                self._start_run(run)
+            device = self._device_for(run.spec, busy) if run.status == "queued" else None
+            if device is not None:
+                busy.add(device)
+                self._start_run(run, device)
         return bool(open_runs or self._children)  # the next step records new deaths
 
-    def _start_run(self, run: Run) -> None:
-        device = run.spec.device
+    def _device_for(self, spec: RunSpec, busy: Collection[str]) -> str | None:
+        """The device on which the run may start now; `None` if it has to wait.
+
+        `busy` are those that the folder's own runs use. Of several like ones, one is taken that no
+        other process uses. If others use all that are left, the run waits for the next that is
+        free, and waits in line for one of them only if none of its devices is the folder's.
+        """
+        if not spec.devices:
+            return None if spec.device in busy else spec.device
+        there = {device.id for device in self._devices()}
+        may_use = [one for one in spec.devices if one in there] or [spec.device]
+        left = [one for one in may_use if one not in busy]
+        none_is_ours = len(left) == len(may_use)
+        return first_free(left) or (left[0] if none_is_ours else None)
+
+    def _start_run(self, run: Run, device: str) -> None:
         kills = self._oom_kills()
         try:
+            if device != run.spec.device:
+                run.directory.complete_spec(replace(run.spec, device=device))
             process = self._start(run.directory, device)
         except ready.StillImporting:
             return  # stays queued until the next step

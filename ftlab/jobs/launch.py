@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NewType
 
-from ftlab.basics.devices import CPU, list_devices, resolve_device
+from ftlab.basics.devices import AUTO, CPU, like_devices, list_devices, resolve_device
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import free_disk_bytes
 from ftlab.basics.log import note
@@ -204,7 +204,7 @@ def plan_sweep(
     created = time.time() if now is None else now
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
-    device = resolve_device(request.device).id
+    devices = tuple(device.id for device in like_devices(request.device))
     limit = least(request.memory_limit, operator_limit())
     model = parse_model(request.model).name  # resolved here: a worker has another working directory
     size = size_of_model(request.model)
@@ -225,7 +225,8 @@ def plan_sweep(
                 variant=variant,
                 settings=request.settings,
                 dtype_policy=request.dtype_policy,
-                device=device,
+                device=devices[0],
+                devices=devices if len(devices) > 1 else (),
                 seed=seed,
                 base_precision=precision,
                 base_run_id=base,
@@ -381,7 +382,7 @@ def same_for_all(spec: RunSpec) -> SweepRequest:
         variants=(),
         settings=spec.settings,
         dtype_policy=spec.dtype_policy,
-        device=spec.device,
+        device=AUTO if spec.devices else spec.device,
         memory_limit=spec.memory_limit,
     )
 

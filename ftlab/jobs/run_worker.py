@@ -79,6 +79,10 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
+    try:
+        base_runs.settle(directory)
+    except Exception:  # this run is done
+        traceback.print_exc()
     if result.status == "done":
         shutil.rmtree(directory.checkpoints, ignore_errors=True)
     return 0 if result.status == "done" else 1

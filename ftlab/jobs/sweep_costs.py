@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.basics.cards import CONTEXT_BYTES, Card
-from ftlab.basics.devices import Device, free_bytes, resolve_device
+from ftlab.basics.devices import Device, free_bytes, like_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.inputs import formatter_of, measured_examples, scored_now, training_examples
 from ftlab.jobs.launch import not_applicable, plan_sweep
@@ -30,6 +30,7 @@ from ftlab.prediction.run_time import (
     in_all,
     past_runs,
     run_size,
+    together,
 )
 from ftlab.prediction.source import find_config
 from ftlab.records.expected import Expected, write_expected
@@ -122,12 +123,16 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
 
 @dataclass(frozen=True)
 class Costing:
-    """The questions to the predictor for a sweep: one per variant, in the same order."""
+    """The questions to the predictor for a sweep: one per variant, in the same order.
+
+    `devices` is how many like `device` its runs share.
+    """
 
     request: SweepRequest
     questions: tuple[Question, ...]
     longest: Longest
     device: Device
+    devices: int = 1
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -149,14 +154,14 @@ def costing(request: SweepRequest) -> Costing:
     """
     config, longest = model_config(request.model), longest_of(request)
     scoring = scoring_of(request)
-    device = resolve_device(request.device)
+    device, *others = like_devices(request.device)
     questions = tuple(
         run_question(
             config, variant, request.settings, request.dtype_policy, longest.batch, device, scoring
         )
         for variant in request.variants
     )
-    return Costing(request, questions, longest, device)
+    return Costing(request, questions, longest, device, 1 + len(others))
 
 
 @dataclass(frozen=True)
@@ -189,7 +194,7 @@ class SweepTimes:
 
     def runs(self, specs: Iterable[RunSpec], found: Mapping[int, Prediction]) -> Estimate | None:
         """These runs of the sweep, as `sweep`. A method that is not applicable ends at once."""
-        estimates = list[Estimate]()
+        each = list[Estimate]()
         left_out = not_applicable(self.asked.request)
         for spec in specs:
             if spec.variant is not None and spec.variant.label in left_out:
@@ -197,8 +202,8 @@ class SweepTimes:
             parts = self._parts(spec, found)
             if not parts:
                 return None
-            estimates += parts.values()
-        return in_all(estimates)
+            each.append(in_all(parts.values()))
+        return together(each, self.asked.devices)
 
     def expected(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Expected | None:
         """What is expected of one run of the sweep; `None` if nothing is known of it."""

@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from ftlab.basics import nvml, units
-from ftlab.basics.devices import AUTO, Device, free_bytes, resolve_device, why_driver_is_too_old
+from ftlab.basics.devices import AUTO, Device, free_bytes, like_devices, why_driver_is_too_old
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import cache_folder, is_checkout, locks_folder
 from ftlab.basics.processes import python_environment
@@ -341,8 +341,8 @@ def examine(runs_folder: Path, host: str, port: int) -> Iterator[Finding]:
     """Runs all checks; yields each finding at once, since the torch check takes seconds."""
     yield check_python()
     yield from _guarded("libraries", lambda: [check_versions(own_requirements())])
-    device = resolve_device(AUTO)
-    yield look_at_device(device)
+    device, *others = like_devices(AUTO)
+    yield from map(look_at_device, (device, *others))
     yield check_torch(device)
     yield check_folder("runs folder", runs_folder, "FTLAB_RUNS", "--runs-dir")
     yield check_disk("runs disk", runs_folder, RUNS_BYTES)

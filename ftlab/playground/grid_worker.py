@@ -20,9 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.locks import DeviceLock, FileLock, holding
+from ftlab.basics.locks import DeviceLock, FileLock, free_device, holding
 from ftlab.basics.processes import Signs, Watchdog, start_time
 from ftlab.models.libraries import prepare_for_libraries
 from ftlab.playground.giving_way import YieldDevice, yield_if_wanted
@@ -299,7 +298,7 @@ def main(arguments: list[str]) -> int:
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
-    device = resolve_device("auto")
+    device = free_device()
     prepare_for_libraries(device.id)
     engines = Engines(grid.runs_folder, device)
     watchdog = Watchdog(lambda sentence: grid.give_up("failed", sentence))

@@ -17,7 +17,7 @@ from typing import Any
 
 from ftlab.basics.devices import CPU, Device, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.locks import DeviceLock, holding
+from ftlab.basics.locks import DeviceLock, free_device, holding
 from ftlab.basics.processes import Line, parse_line
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.playground.panes import PaneSource
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
         print(f"usage: python -m {__spec__.name} RUNS_FOLDER", file=sys.stderr)
         return 2
     write = line_writer()
-    device = resolve_device("auto")
+    device = free_device()
     prepare_for_libraries(device.id)
     line = parse_line(sys.stdin.buffer.readline())
     request = request_from_json(line.content)

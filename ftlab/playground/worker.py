@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from ftlab.basics.devices import CPU, Device, cpu_count, resolve_device
 from ftlab.basics.errors import one_line
-from ftlab.basics.locks import DeviceLock, holding
+from ftlab.basics.locks import DeviceLock, free_device, holding
 from ftlab.basics.processes import Line, Signs, Watchdog, parse_line
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.playground.giving_way import YieldDevice, yield_if_wanted
@@ -290,7 +290,7 @@ def main(arguments: list[str]) -> int:
     write = line_writer()
     progress = Progress(Watchdog())
     requests = Requests(progress.heard_stop)
-    device = resolve_device("auto")
+    device = free_device()
     prepare_for_libraries(device.id)
     serve(requests, Engines(options.runs_folder, device), write, options.idle_seconds, progress)
     return 0

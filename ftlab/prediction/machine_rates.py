@@ -115,10 +115,10 @@ def _is_new(file: Path) -> bool:
 
 
 def _key(device: Device) -> str:
-    """What the rates depend on, as a short text."""
+    """What the rates depend on, as a short text; the same for like cards."""
     with suppress(importlib.metadata.PackageNotFoundError):
         facts = [
-            boot_id(), device.id, device.label, device.uuid, cpu_count(),
+            boot_id(), device.kind, device.label, device.capability, cpu_count(),
             importlib.metadata.version("torch"), [rate.name for rate in fields(Rates)],
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

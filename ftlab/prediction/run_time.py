@@ -17,6 +17,7 @@ from ftlab.models.reference import parse_model
 from ftlab.prediction.duration import Band, Rates, ScoringWork
 from ftlab.prediction.question import Prediction, Step
 from ftlab.prediction.remedies import Seen, is_on
+from ftlab.records.progress import seconds_together
 from ftlab.records.result import ANSWERING
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
@@ -145,6 +146,15 @@ Parts = Mapping[str, Estimate]
 def in_all(parts: Iterable[Estimate]) -> Estimate:
     """The seconds of parts one after another: a sweep's are those of the runs that it needs."""
     return sum(parts, Estimate(0, 0, 0))
+
+
+def together(runs: Sequence[Estimate], devices: int) -> Estimate:
+    """The seconds until all these runs have ended, on so many like devices."""
+    return Estimate(
+        seconds_together((run.seconds for run in runs), devices),
+        seconds_together((run.low for run in runs), devices),
+        seconds_together((run.high for run in runs), devices),
+    )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from ftlab.basics.devices import like_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.control import ensure_dispatcher, request_cancel, start_dispatcher
 from ftlab.jobs.launch import checked, enqueue_sweep
@@ -21,8 +22,6 @@ from ftlab.records.store import Run, read_run
 from ftlab.settings.training import TrainingSettings
 
 _SECONDS_BETWEEN_LOOKS = 0.3
-_QUEUED_AHEAD = 2
-"""Runs in the queue at once: the next starts without a pause, and few are cancelled at the end."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +137,8 @@ class QueuedRunner:
         self._trials: list[RunSpec] = []
         self._finals: list[RunSpec] = []
         self._here = set(measured_here)
+        # So the next starts without a pause on every device, and few are cancelled at the end.
+        self._at_once = 1 + len(like_devices(request.request.device))
         self._signed = 0.0
         for event in race.events():
             self._take(event)
@@ -177,7 +178,7 @@ class QueuedRunner:
             if is_over:
                 waiting.clear()
                 self._end([self._runs[candidate] for candidate in training])
-            while waiting and len(training) < _QUEUED_AHEAD:
+            while waiting and len(training) < self._at_once:
                 candidate = waiting.pop(0)
                 reading = self._go(candidate, step)
                 if reading is None:

@@ -1,7 +1,8 @@
 """Base runs: the untouched model, measured once per base precision, is every run's "before".
 
-The first run of a sweep trains before its base run, so that its loss is seen early. Until the base
-run has ended, the run's result says `WAITS`; `complete` then adds the numbers.
+The first run of a sweep trains before its base run, so that its loss is seen early; where a sweep
+has several devices, others train beside it. Until the base run has ended, such a run's result says
+`WAITS`; `complete` then adds the numbers.
 """
 
 from __future__ import annotations
@@ -128,6 +129,21 @@ def complete(base: RunDirectory, ended: RunResult | None = None) -> None:
                 _complete(directory, run, result, ended)
 
 
+def settle(directory: RunDirectory) -> None:
+    """Adds the numbers of a base run to runs of its sweep that ended at the same moment.
+
+    To be called after a result was written: neither of two processes that write theirs at one time
+    has seen that of the other.
+    """
+    spec, result = directory.spec(), directory.result()
+    if spec.is_base:
+        complete(directory)
+    elif spec.base_run_id and result is not None and WAITS in result.notes:
+        base = RunDirectory(directory.path.parent / spec.base_run_id)
+        if base.result() is not None:
+            complete(base)
+
+
 def _complete(
     directory: RunDirectory, spec: RunSpec, result: RunResult, ended: RunResult | None
 ) -> None:
@@ -152,9 +168,17 @@ def _complete(
     if spec.settings.eval_every:
         tokens = [row["tokens"] for row in rows[:CURVE_EXAMPLES]]
         point = untouched_point(spec, folder, tokens, ended)
-        if point["loss"] is not None:
+        if point["loss"] is not None and not _has_untouched_point(directory):
             with LineWriter(directory.metrics_file) as metrics:
                 metrics.append(point | {"at": round(time.time(), 3), "elapsed": 0.0})
+
+
+def _has_untouched_point(directory: RunDirectory) -> bool:
+    """Whether the first point of the run's curve has a loss already."""
+    return any(
+        event.get("event") == "evaluation" and event.get("step") == 0 and event.get("loss")
+        for event in directory.metrics()
+    )
 
 
 def _is_open(directory: RunDirectory | None) -> bool:

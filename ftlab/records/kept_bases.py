@@ -129,11 +129,12 @@ def _model_files(spec: RunSpec) -> list[tuple[str, str]]:
     return [(file.name, file_sha256(file).hex()) for file in files]
 
 
-def _device(device_id: str) -> list[str | None]:
+def _device(device_id: str) -> list[str]:
+    """What the numbers depend on; the same for like cards, of which a run gets any."""
     device = next((one for one in list_devices() if one.id == device_id), None)
     if device is None:
         raise FtlabError(f"There is no device '{device_id}' on this machine.")
     wanted = ("model name", "flags")
     lines = (read_proc("cpuinfo") or "").splitlines()
     cpu = dict.fromkeys(line for line in lines if line.startswith(wanted))
-    return [device.kind, device.label, device.uuid, *cpu]
+    return [device.kind, device.label, *cpu]

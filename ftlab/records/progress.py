@@ -7,6 +7,7 @@ many buckets, each pair of neighbours is merged.
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -426,24 +427,42 @@ def _left(began: float | None, counted: tuple[int, int, float] | None) -> float 
 
 
 def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
-    """Seconds until the sweep's last run ends, estimated from finished runs; `None`: unknown."""
+    """Seconds until the sweep's last run ends, estimated from finished runs; `None`: unknown.
+
+    The runs are taken to have all their devices to themselves.
+    """
     ended = [
         run.result.measures.total_seconds + (later_phases(run.result).answering or 0.0)
         for run in runs
         if run.result is not None and run.result.measures.total_seconds and not run.spec.is_base
     ]
-    remaining = 0.0
+    running, queued = list[float](), list[float]()
     for run, way in zip(runs, progress, strict=True):
         if not run.is_open:
             continue
-        if way.download is not None:
-            if way.download.eta_seconds is None:
-                return None
-            remaining += way.download.eta_seconds
-        if way.eta_seconds is not None:
-            remaining += way.eta_seconds
-        elif ended:
-            remaining += statistics.mean(ended)
-        else:
+        left = way.eta_seconds
+        if left is None and ended:
+            left = statistics.mean(ended)
+        if way.download is not None and left is not None:
+            before = way.download.eta_seconds
+            left = None if before is None else left + before
+        if left is None:
             return None
-    return remaining
+        (running if run.status == "running" else queued).append(left)
+    devices = max((len(run.spec.may_use) for run in runs), default=1)
+    return seconds_together(queued, devices, running)
+
+
+def seconds_together(
+    queued: Iterable[float], devices: int = 1, running: Iterable[float] = ()
+) -> float:
+    """Seconds until runs have ended that share like devices: the longest first, each on the next
+    device that is free, as the dispatcher starts them.
+
+    `queued` are the seconds of each run; `running` is what is left of those that have a device.
+    """
+    busy = sorted(running)
+    ends = [0.0] * max(1 - len(busy), devices - len(busy)) + busy  # sorted, so it is a heap
+    for seconds in sorted(queued, reverse=True):
+        heapq.heapreplace(ends, ends[0] + seconds)
+    return max(ends)

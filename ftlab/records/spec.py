@@ -88,7 +88,12 @@ class SweepRequest:
     device: Annotated[
         str,
         Setting(
-            "Device", example="auto|cpu|cuda:0", parse=_device_or_auto, check=problems_of_device
+            "Device",
+            help="auto is every GPU like the first one, with one run at a time on each; without a "
+            "GPU it is the CPU",
+            example="auto|cpu|cuda:0",
+            parse=_device_or_auto,
+            check=problems_of_device,
         ),
     ] = AUTO
     seeds: Annotated[
@@ -112,6 +117,9 @@ class RunSpec:
     "before" number. `created_at` is in seconds since the epoch; `memory_limit` is the request's or
     the operator's, whichever is lower.
 
+    `devices` are like ones, of which the queue gives the run the first that is free; `device` then
+    names that one. They are empty for a run that may use `device` alone.
+
     `default_rate` is the method's own learning rate for the model, as planned. It is `None` if the
     variant or the sweep sets a rate, for a base run, and in records of versions that trained models
     of every size at the rate of the bundled one.
@@ -133,6 +141,12 @@ class RunSpec:
     created_at: float
     memory_limit: int | None = None
     default_rate: DefaultRate | None = None
+    devices: tuple[str, ...] = ()
+
+    @property
+    def may_use(self) -> tuple[str, ...]:
+        """Every device that may do the run."""
+        return self.devices or (self.device,)
 
     @property
     def is_base(self) -> bool:
@@ -187,6 +201,8 @@ def dump_spec(spec: RunSpec) -> bytes:
         exclude["memory_limit"] = True
     if spec.default_rate is None:
         exclude["default_rate"] = True
+    if not spec.devices:
+        exclude["devices"] = True
     if spec.variant is not None and spec.variant.base is None:
         exclude["variant"] = {"base"}
     return _RUN_SPEC.dump_json(spec, indent=2, exclude=exclude)

@@ -459,7 +459,8 @@ def _spec(data: bytes, name: str) -> RunSpec:
         raise FtlabError(f"{name} cannot be read: {errors[0].message}")
     task = spec.task
     columns = [] if task.mapping is None else vars(task.mapping).values()
-    texts = [spec.model, spec.device, task.id, task.metric, task.config, task.split, *columns]
+    own = [spec.model, *spec.may_use, spec.device]
+    texts = [*own, task.id, task.metric, task.config, task.split, *columns]
     if any(len(text) > _LONGEST_NAME for text in texts if isinstance(text, str)):
         raise FtlabError(f"{name} has a name of more than {_LONGEST_NAME} characters.")
     if not 0 < spec.created_at < _LATEST or not 0 <= spec.seed < 2**32:

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from ftlab.basics import units
-from ftlab.basics.devices import AUTO, Device, free_bytes, resolve_device
+from ftlab.basics.devices import AUTO, Device, auto_label, free_bytes, like_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.files import read_header
@@ -39,7 +39,7 @@ _LOG_OUT = (
 
 def header_html(runs: Sequence[Run], logs_in: bool = False) -> str:
     """HTML: the whole bar; with `logs_in` it has a log-out button."""
-    pills = f"{_activity(runs)}{_model()}{_memory(resolve_device(AUTO))}"
+    pills = f"{_activity(runs)}{_model()}{_memory(like_devices(AUTO))}"
     buttons = f"{_TOGGLE}{_LOG_OUT if logs_in else ''}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{buttons}</header>'
 
@@ -91,17 +91,20 @@ def _model() -> str:
     return f'<span class="pill opt" title="The bundled model">{name}<small>{count}</small></span>'
 
 
-def _memory(device: Device) -> str:
-    free = free_bytes(device)
-    kind, comma, rest = device.label.partition(",")
+def _memory(devices: Sequence[Device]) -> str:
+    """The like devices together."""
+    known = list(map(free_bytes, devices))
+    free = None if None in known else sum(filter(None, known))
+    whole = sum(device.memory_bytes for device in devices)
+    kind, comma, rest = auto_label().partition(",")
     label = f'{escape(kind)}<span class="roomy">{escape(comma + rest)}</span>'
     if free is None:
         return f'<span class="pill"><span>{label}</span></span>'
-    used = 1 - free / device.memory_bytes
+    used = 1 - free / whole
     return (
         f'<span class="pill" title="Measured now: memory in use on this device">'
         f"<span>{label}</span>"
         f'<span class="meter" style="--v:{used:.0%};--c:var(--muted)"></span>'
-        f"<span>{free / 1e9:.1f} GB<small> free of {device.memory_bytes / 1e9:.1f}</small></span>"
+        f"<span>{free / 1e9:.1f} GB<small> free of {whole / 1e9:.1f}</small></span>"
         "</span>"
     )

@@ -289,7 +289,8 @@ def _execute(
 ) -> Prompts | None:
     """Loads, trains, saves and evaluates; returns the first scored prompts, `None` for a base."""
     device = torch_device(spec.device)
-    torch.set_num_threads(cpu_count())
+    # Runs on like devices share the cores, also while fewer of them are there.
+    torch.set_num_threads(max(1, cpu_count() // len(spec.may_use)))
     set_seed(spec.seed)
     arithmetic = Arithmetic(spec.dtype_policy, device)
     record.meter = meter = PhaseMeter(memory_meter(device), report)

@@ -84,6 +84,16 @@ SMALLEST = (
         without_rate="nothing is timed",
     ),
     SmallRun(
+        "tests.benchmarks.devices",
+        "--devices 2 --runs 5 --repetitions 1",
+        (
+            r"^5 runs on 2 devices in .+: they computed \d\d\.\d% of their time$",
+            r"^least: \d\d\.\d%$",
+        ),
+        judges=True,
+        without_rate="its clock is simulated",
+    ),
+    SmallRun(
         "tests.benchmarks.files_entered",
         "--model {tiny}",
         (r"^launch: \d+ files, ", r"^run: \d+ files, ", r"^prompt: \d+ files, "),

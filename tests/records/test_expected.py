@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ftlab.records.progress import (
     pace_of,
     read_progress,
     resumed_seconds,
+    seconds_together,
     sweep_eta,
 )
 from ftlab.records.result import Measures, RunResult
@@ -87,6 +89,33 @@ def test_the_sum_of_a_sweep_that_has_just_begun_is_that_of_its_runs(tmp_path: Pa
         write_expected(make_run(tmp_path, method, "queued"), EXPECTED)
     runs = RunStore(tmp_path).runs()
     assert sweep_eta(runs, [read_progress(run) for run in runs]) == 3 * 75
+
+
+@pytest.mark.parametrize(
+    ("devices", "running", "seconds"),
+    [
+        (1, [], 100),
+        (2, [], 50),
+        (3, [], 40),
+        (8, [], 40),
+        (1, [10], 110),
+        (2, [10, 30], 70),
+        (2, [200, 10], 200),
+    ],
+)
+def test_runs_that_share_devices_end_when_the_last_has_the_next_that_is_free(
+    devices: int, running: list[float], seconds: float
+) -> None:
+    assert seconds_together([10, 20, 30, 40], devices, running) == seconds
+
+
+def test_what_is_left_of_a_sweep_on_two_devices_counts_both(tmp_path: Path) -> None:
+    for method in ("lora", "full", "ia3"):
+        directory = make_run(tmp_path, method, "queued")
+        directory.complete_spec(replace(directory.spec(), devices=("cuda:0", "cuda:1")))
+        write_expected(directory, EXPECTED)
+    runs = RunStore(tmp_path).runs()
+    assert sweep_eta(runs, [read_progress(run) for run in runs]) == 2 * 75
 
 
 def test_runs_that_ended_correct_what_is_expected_of_the_others(tmp_path: Path) -> None:

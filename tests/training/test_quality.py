@@ -20,6 +20,7 @@ from ftlab.records.base_runs import (
     General,
     complete,
     curve_event,
+    settle,
     untouched_point,
 )
 from ftlab.records.result import Measures, RunResult
@@ -243,6 +244,27 @@ def test_the_run_before_it_is_complete_before_the_base_run_has_its_result(
     assert WAITS not in result.notes
     assert (GAVE_NOTHING in result.notes) == (status == "failed")
     assert (result.measures.eval_loss_before is None) == (status == "failed")
+
+
+@pytest.mark.parametrize("last", ["base run", "trained run"])
+def test_two_that_end_at_one_moment_on_two_devices_miss_no_numbers(
+    tmp_path: Path, last: str
+) -> None:
+    base, spec = specs_of("lora")
+    of_base = RunDirectory(tmp_path / base.run_id)
+    of_base.write_spec(base)
+    run = write_trained(tmp_path, spec, evaluation(0.5, 1.0))
+    assert WAITS in run.result().notes  # type: ignore[union-attr]
+    (of_base.path / "spec.json").unlink()
+    of_base.path.rmdir()
+    write_base(tmp_path, base, evaluation(0.4, 1.2))
+    settle(of_base if last == "base run" else run)
+    assert WAITS not in run.result().notes  # type: ignore[union-attr]
+    assert run.result().measures.eval_loss_before == pytest.approx(1.2)  # type: ignore[union-attr]
+    settle(run)
+    settle(of_base)
+    starts = [event for event in run.metrics() if event.get("step") == 0]
+    assert len(starts) == 1, "the first point of the curve is there once"
 
 
 def test_a_base_run_that_gives_no_numbers_is_said_in_the_run_before_it(tmp_path: Path) -> None:

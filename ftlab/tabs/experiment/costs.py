@@ -121,14 +121,15 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
 def _not_measured(runs: Sequence[Run], device: Device) -> str:
     """Why no time is known although the work of the runs is."""
     name = device.kind_name
-    if any(run.status == "running" and run.spec.device == device.id for run in runs):
+    if any(run.status == "running" and device.id in run.spec.may_use for run in runs):
         return f"A run has the {name}, whose speed was not measured yet; its end gives the time."
     return f"The speed of this {name} is not known: it is in use, or could not be measured."
 
 
 def seconds_ahead(runs: Sequence[Run], device: Device) -> float | None:
-    """Seconds until the open runs of the device have ended; `None` if that of one is not known."""
-    busy = [run.spec.sweep_id for run in runs if run.is_open and run.spec.device == device.id]
+    """Seconds until the open runs have ended that may use the device; `None` if that of one is not
+    known."""
+    busy = [run.spec.sweep_id for run in runs if run.is_open and device.id in run.spec.may_use]
     found = 0.0
     for sweep_id in dict.fromkeys(busy):
         view = view_sweep(runs, sweep_id)

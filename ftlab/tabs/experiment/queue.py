@@ -20,6 +20,7 @@ import gradio as gr
 from gradio.components.plot import PlotData
 
 from ftlab.basics import units
+from ftlab.basics.devices import list_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.recent import Recent
 from ftlab.charts.growth import Growth, Tagged, grown
@@ -39,6 +40,7 @@ from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import RECENT_SECONDS, Run, RunStore
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
 from ftlab.tabs.context import QUIET, AppContext, Links, first_shown
+from ftlab.tabs.experiment.devices import devices_html, look_at_devices
 from ftlab.tabs.experiment.rates import is_tuning, suggested_html, tune_further
 from ftlab.tabs.live import News, changed_html, place, tag_of
 from ftlab.tabs.results.columns import sweep_label
@@ -327,6 +329,7 @@ class Shown:
     """The current state of a sweep, as the page shows it; `seconds` until the page asks again."""
 
     heading: str = ""
+    devices: str = ""
     queue: str = ""
     choices: tuple[tuple[str, str], ...] = ()
     drawing: Drawing | None = None
@@ -403,7 +406,7 @@ class QueueWatch:
         if "sweep" not in query:
             return News()
         now = self.glance(query["sweep"])
-        html = changed_html(query, heading=now.heading, queue=now.queue)
+        html = changed_html(query, heading=now.heading, devices=now.devices, queue=now.queue)
         more: dict[str, Any] = {"refresh": now.tag != query.get("shown")}
         if "curve" in query and (growth := self._growth(now, query["curve"])):
             more["curve"] = growth
@@ -423,6 +426,7 @@ class QueueWatch:
         now = Shown(
             heading=f"{queue_heading(view)}{_hidden_state(runs)}"
             + field_error([problem] if problem else []),
+            devices=devices_html(look_at_devices(runs, list_devices())),
             queue=self._suggested(view) + queue_html(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
@@ -540,7 +544,9 @@ def build(context: AppContext, links: Links) -> Panel:
                     elem_id="sweep",
                 )
             onward = NextButtons("queue", "Compare these", "Ask them in the Playground")
-            queue = H(place("queue", queue_html(None)), js_on_load=_SEND_PRESS)
+            queue = H(
+                place("devices", "") + place("queue", queue_html(None)), js_on_load=_SEND_PRESS
+            )
             mark = H(elem_classes="ft-carrier")
             stale = H(
                 js_on_load=_REFRESH.format(library=drawing_library()), elem_classes="ft-carrier"

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from ftlab.basics.devices import AUTO, device_choices, resolve_device
+from ftlab.basics.devices import AUTO, auto_label, device_choices
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.control import control_folder
 from ftlab.jobs.inputs import Access, Rows, kept_hub_rows, read_hub_rows
@@ -293,7 +293,7 @@ def build_settings(form: Form) -> tuple[gr.Accordion, gr.HTML]:
     form.slot("settings")
     scored = H("")
     with gr.Accordion("Advanced", open=False, elem_classes="ft-fold") as advanced:
-        devices = [(f"auto: {resolve_device(AUTO).label}", AUTO), *device_choices()]
+        devices = [(f"auto: {auto_label()}", AUTO), *device_choices()]
         form.settings(_settings_at("advanced"), {"device": {"choices": devices}})
         form.slot("advanced")
     return advanced, scored

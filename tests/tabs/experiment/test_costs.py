@@ -40,7 +40,7 @@ RATES = Rates(1e13, 1, 1, 1, overlaps=False)
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_costs, "resolve_device", lambda name: CPU)
+    monkeypatch.setattr(sweep_costs, "like_devices", lambda name: (CPU,))
     monkeypatch.setattr(sweep_costs, "free_bytes", lambda device: 8 * GB)
 
 

@@ -55,8 +55,8 @@ def hub() -> Hub:
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a GPU, 20 GB of which are free, and no word of being offline."""
     known = {"auto": GPU, "cuda:0": GPU, "cpu": CPU}
-    for module in (costs, sweep_costs):
-        monkeypatch.setattr(module, "resolve_device", known.__getitem__)
+    monkeypatch.setattr(costs, "resolve_device", known.__getitem__)
+    monkeypatch.setattr(sweep_costs, "like_devices", lambda name: (known[name],))
     monkeypatch.setattr(sweep_costs, "free_bytes", lambda device: 20 * GB)
     monkeypatch.setattr(costs, "list_devices", lambda: (GPU, CPU))
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):

@@ -232,7 +232,7 @@ def test_a_poll_brings_what_is_new_and_nothing_else(tmp_path: Path) -> None:
     shown = watch.look(NEWEST)
     assert shown.drawing is not None
     had = {"sweep": NEWEST, "shown": shown.tag, "curve": shown.drawing.tagged.tag}
-    assert asked(watch, had) == {"html": ["heading", "queue"], "refresh": False}
+    assert asked(watch, had) == {"html": ["heading", "devices", "queue"], "refresh": False}
     assert asked(watch, had) == {"html": [], "refresh": False}
     log_step(run, 3, 1.9)
     now[0] += 1.1
