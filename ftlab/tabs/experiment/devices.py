@@ -13,7 +13,7 @@ from ftlab.methods.registry import look_of
 from ftlab.records.store import Run
 from ftlab.tabs.widgets import escape, swatch
 
-ELSEWHERE = "in use: the playground, or another runs folder"
+_ELSEWHERE = '<span title="By the playground, or by runs of another folder">in use elsewhere</span>'
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _row(view: DeviceView) -> str:
         who = f"{swatch(run.spec.method)}<b>{escape(run.spec.label)}</b>"
         colour = look_of(run.spec.method).colour
     else:
-        who, colour = escape(ELSEWHERE if view.is_held else "free"), "var(--muted)"
+        who, colour = _ELSEWHERE if view.is_held else "free", "var(--muted)"
     memory = load = ""
     share = 0.0
     if view.memory is not None:

@@ -55,7 +55,7 @@ def test_each_card_is_shown_with_its_run_its_memory_and_its_load(store: RunStore
     assert "20.0 of 24.0 GB" in busy
     assert "97\u2009%" in busy
     assert "free" in free
-    assert "the playground, or another runs folder" in elsewhere
+    assert "in use elsewhere" in elsewhere
 
 
 def test_the_queue_shows_the_cards_and_tells_a_page_when_they_change(store: RunStore) -> None:
