@@ -298,7 +298,8 @@ class Dispatcher:
         busy = {child.device for child in self._children.values()}
         busy |= {run.spec.device for run in open_runs if run.status == "running"}
         for run in open_runs:
-            bound_log(run.directory.log_file)
+            if run.status == "running":
+                bound_log(run.directory.log_file)
             device = self._device_for(run.spec, busy) if run.status == "queued" else None
             if device is not None:
                 busy.add(device)

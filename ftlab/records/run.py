@@ -34,6 +34,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import (
     MAX_RECORD_BYTES,
     open_plain,
+    parse_json,
     read_plain,
     read_record,
     write_atomically,
@@ -204,9 +205,24 @@ class StoredRun:
 
 def run_directories(folder: Path) -> list[RunDirectory]:
     """Every run of the folder, oldest first; other folders are left out."""
+    found = (RunDirectory(folder / name) for name, _ in stamped_names(folder))
+    return [directory for directory in found if directory.spec_file.exists()]
+
+
+def stamped_names(folder: Path) -> list[tuple[str, int]]:
+    """The id of every folder that may be a run's, oldest first, and when it was last changed, in
+    nanoseconds.
+
+    A folder changes with each file that appears in it, vanishes or is replaced; a line that is
+    appended to a file does not change it.
+    """
     try:
         # Symbolic links are ignored: their target may be anything.
-        entries = [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]
+        return sorted(
+            (entry.name, entry.stat(follow_symlinks=False).st_mtime_ns)
+            for entry in os.scandir(folder)
+            if entry.is_dir(follow_symlinks=False) and RUN_ID.fullmatch(entry.name)
+        )
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -214,11 +230,6 @@ def run_directories(folder: Path) -> list[RunDirectory]:
             f"The runs folder '{folder}' cannot be read ({error.strerror}); "
             "name another with --runs-dir."
         ) from None
-    return [
-        RunDirectory(folder / name)
-        for name in sorted(entry.name for entry in entries)
-        if RUN_ID.fullmatch(name) and (folder / name / "spec.json").exists()
-    ]
 
 
 def find_run(folder: Path, run_id: str) -> RunDirectory:
@@ -304,6 +315,15 @@ class Annotations:
 _ANNOTATIONS = TypeAdapter(Annotations)
 
 
+def load_annotations(data: bytes) -> Annotations:
+    """Raises `FtlabError` naming the first wrong field."""
+    return parse_json(_ANNOTATIONS, data, "annotations.json")
+
+
+def dump_annotations(annotations: Annotations) -> bytes:
+    return _ANNOTATIONS.dump_json(annotations, indent=2)
+
+
 def read_annotations(directory: RunDirectory) -> Annotations:
     """The run's annotations; the defaults if there is no file. Raises `FtlabError` if invalid."""
     return read_record(_ANNOTATIONS, directory.annotations_file) or Annotations()
@@ -322,7 +342,7 @@ def write_annotations(directory: RunDirectory, annotations: Annotations) -> None
     tags = tuple(filter(None, (UNFIT.sub("", tag) for tag in annotations.tags)))
     annotations = replace(annotations, tags=tags, note=UNFIT.sub("", annotations.note))
     try:
-        write_atomically(directory.annotations_file, _ANNOTATIONS.dump_json(annotations, indent=2))
+        write_atomically(directory.annotations_file, dump_annotations(annotations))
     except OSError as error:
         raise FtlabError(
             f"The annotations of '{directory.run_id}' cannot be written ({error.strerror})."

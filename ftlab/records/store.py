@@ -6,7 +6,8 @@ import dataclasses
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,21 +17,26 @@ from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.words import shorten, some_names
 from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
+from ftlab.records.index import FEWEST_RUNS, IndexedRun, read_index, write_index
 from ftlab.records.metrics import METRICS
 from ftlab.records.opened import opened_directories
 from ftlab.records.published import PublishedRun, read_published
-from ftlab.records.result import MEMORY_PARTS, OPEN
+from ftlab.records.result import MEMORY_PARTS, OPEN, dump_result, load_result
 from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
     Annotations,
     RunDirectory,
     StoredRun,
     changed_at,
+    check_writable,
+    dump_annotations,
     find_run,
+    load_annotations,
     read_annotations,
     run_directories,
+    stamped_names,
 )
-from ftlab.records.spec import RunSpec
+from ftlab.records.spec import RunSpec, dump_spec, load_spec
 from ftlab.records.table import ROW_KEYS, Origin, to_table
 
 if TYPE_CHECKING:
@@ -43,12 +49,17 @@ RECENT_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Run(StoredRun):
-    """The current state of one run, with its origin and what users noted on it."""
+    """The current state of one run, with its origin and what users noted on it.
+
+    `folder_at` and `read_at` are when its folder was changed and when it was read, in nanoseconds.
+    """
 
     origin: Origin = "measured"
     annotations: Annotations = field(default_factory=Annotations)
     annotated_at: int = 0
     ended_at: int = 0
+    folder_at: int = field(default=0, compare=False)
+    read_at: int = field(default=0, compare=False)
 
     @property
     def run_id(self) -> str:
@@ -147,15 +158,16 @@ class UnreadableRun:
 class RunStore:
     """All runs of a folder, and the read-only ones: opened, recorded and imported.
 
-    Ended runs are cached; open runs are read again on each call. `recorded` is a folder of run
-    directories that ship with ftlab, with one folder per sweep.
+    Runs are cached until their folder changes; those that are running are read again on each call.
+    `recorded` is a folder of run directories that ship with ftlab, with one folder per sweep.
     """
 
     def __init__(self, folder: Path, recorded: Path | None = None) -> None:
         self.folder = folder
         self.recorded = recorded
         self.unreadable: tuple[UnreadableRun, ...] = ()
-        self._ended: dict[str, Run] = {}
+        self._known: dict[str, Run] = {}
+        self._indexed: dict[str, int] | None = None
         self._shipped: list[Run] | None = None
         self._opened: list[Run] = []
         self._published: list[PublishedRun] = []
@@ -179,23 +191,60 @@ class RunStore:
 
     def _runs(self) -> list[Run]:
         unreadable: list[UnreadableRun] = []
-        runs = self._read_all(run_directories(self.folder), "measured", self._ended, unreadable)
+        names = stamped_names(self.folder)
+        if self._indexed is None and len(names) >= FEWEST_RUNS:
+            self._known |= self._read_index(dict(names))
+        found = [(self.folder, *each) for each in names]
+        runs = self._read_all(found, "measured", self._known, unreadable)
+        if len(runs) >= FEWEST_RUNS:
+            self._write_index(runs)
         before = (
             self._looked[1] if self._looked else None, self._opened, self._published,
             self.unreadable,
         )  # fmt: skip
         earlier = {run.run_id: run for run in self._opened}
-        self._opened = self._read_all(
-            opened_directories(self.folder), "opened", earlier, unreadable
-        )
+        opened = [
+            (one.path.parent, one.run_id, changed_at(one.path))
+            for one in opened_directories(self.folder)
+        ]
+        self._opened = self._read_all(opened, "opened", earlier, unreadable)
         self._published, broken = read_published(self.folder)
-        self._ended = {run.run_id: run for run in runs if run.result is not None}
+        self._known = {run.run_id: run for run in runs}
         unreadable += [UnreadableRun(name, why) for name, why in broken]
         state = (runs, self._opened, self._published, tuple(unreadable))
         self.changes += state != before
         self._looked = time.monotonic(), runs
         self.unreadable = tuple(unreadable)
         return list(runs)
+
+    def _read_index(self, stamps: Mapping[str, int]) -> dict[str, Run]:
+        """The runs that are in the index as they are now; `stamps` is when each was changed."""
+        now, found = time.time_ns(), dict[str, Run]()
+        rows = read_index(self.folder)
+        for name, row in rows.items():
+            if stamps.get(name) == row.folder_at:
+                with suppress(FtlabError):  # read from its own files, and said if it is damaged
+                    found[name] = _run_of(row, RunDirectory(self.folder / name), now)
+        self._indexed = {name: stamps[name] if name in found else 0 for name in rows}
+        return found
+
+    def _write_index(self, runs: Sequence[Run]) -> None:
+        """Adds what has ended since, and deletes what is gone."""
+        known = self._indexed or {}
+        new = [
+            run
+            for run in runs
+            if known.get(run.run_id) != run.folder_at and _is_unchanged(run, run.folder_at)
+            if run.result is not None
+        ]
+        gone = known.keys() - {run.run_id for run in runs} if len(known) > len(runs) else set()
+        if new or gone:
+            self._indexed = known | {run.run_id: run.folder_at for run in new}
+            for name in gone:
+                del self._indexed[name]
+            with suppress(FtlabError):  # a demo's folder stays as it is
+                check_writable(self.folder)
+                write_index(self.folder, map(_row_of, new), gone)
 
     def opened(self) -> list[Run]:
         """The runs from other machines that were opened from packed sweeps."""
@@ -207,7 +256,7 @@ class RunStore:
         if self._shipped is None:
             folders = self.recorded.glob("*/") if self.recorded else ()
             self._shipped = [
-                dataclasses.replace(read_run(directory), origin="recorded")
+                read_run(directory, "recorded")
                 for folder in sorted(folders)
                 for directory in run_directories(folder)
             ]
@@ -254,18 +303,29 @@ class RunStore:
 
     @staticmethod
     def _read_all(
-        directories: Sequence[RunDirectory],
+        found: Iterable[tuple[Path, str, int]],
         origin: Origin,
         earlier: Mapping[str, Run],
         unreadable: list[UnreadableRun],
     ) -> list[Run]:
-        """Reads the runs that changed since `earlier`; appends to `unreadable` what it cannot."""
-        runs = []
-        for directory in directories:
-            run = earlier.get(directory.run_id)
+        """Reads the runs that changed since `earlier`; appends to `unreadable` what it cannot.
+
+        `found` are folders, the names of runs in them, and when these were changed.
+        """
+        runs, now = [], time.time_ns()
+        for folder, name, stamp in found:
+            run = earlier.get(name)
+            if run is not None and _is_unchanged(run, stamp):
+                runs.append(run)
+                continue
+            directory = RunDirectory(folder / name)
+            if not directory.spec_file.exists():
+                continue
             try:
-                if run is None or (run.annotated_at, run.ended_at) != _changed_at(directory):
-                    run = dataclasses.replace(read_run(directory), origin=origin)
+                if run is None or run.result is None or _is_changed(run):
+                    run = read_run(directory, origin, folder_at=stamp, read_at=now)
+                else:
+                    run = dataclasses.replace(run, folder_at=stamp, read_at=now)
                 if run.result is None and origin == "opened":
                     raise FtlabError("It has no result; remove its sweep and open the file again.")
             except (FtlabError, OSError) as error:
@@ -275,7 +335,9 @@ class RunStore:
         return runs
 
 
-def read_run(directory: RunDirectory) -> Run:
+def read_run(
+    directory: RunDirectory, origin: Origin = "measured", folder_at: int = 0, read_at: int = 0
+) -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
     annotated, ended = _changed_at(directory)
     spec = directory.spec()
@@ -290,10 +352,50 @@ def read_run(directory: RunDirectory) -> Run:
         spec,
         status,
         result,
-        annotations=read_annotations(directory),
-        annotated_at=annotated,
-        ended_at=ended,
+        origin,
+        read_annotations(directory) if annotated else Annotations(),
+        annotated,
+        ended,
+        folder_at,
+        read_at,
     )
+
+
+def _run_of(row: IndexedRun, directory: RunDirectory, read_at: int) -> Run:
+    """Raises `FtlabError` if the row is damaged."""
+    spec, result = load_spec(row.spec), load_result(row.result)
+    if spec.run_id != directory.run_id:
+        raise FtlabError(f"The row of {directory.run_id} is that of another run.")
+    if spec.variant is not None:
+        get_method(spec.variant.method)
+    annotations = load_annotations(row.annotations) if row.annotations else Annotations()
+    return Run(
+        directory, spec, result.status, result, "measured", annotations, row.annotated_at,
+        row.ended_at, row.folder_at, read_at,
+    )  # fmt: skip
+
+
+def _row_of(run: Run) -> IndexedRun:
+    assert run.result is not None
+    annotations = dump_annotations(run.annotations) if run.annotated_at else b""
+    return IndexedRun(
+        run.run_id, run.folder_at, run.annotated_at, run.ended_at, dump_spec(run.spec),
+        dump_result(run.result), annotations,
+    )  # fmt: skip
+
+
+_UNSURE_NS = 1_000_000_000
+"""A folder that changed so shortly before it was read may change again with the same time."""
+
+
+def _is_unchanged(run: Run, folder_at: int) -> bool:
+    """Whether the run is as it was read. Whether a process still runs is not seen in its folder."""
+    may_end = run.status in ("running", "interrupted")
+    return not may_end and run.folder_at == folder_at < run.read_at - _UNSURE_NS
+
+
+def _is_changed(run: Run) -> bool:
+    return (run.annotated_at, run.ended_at) != _changed_at(run.directory)
 
 
 def _changed_at(directory: RunDirectory) -> tuple[int, int]:

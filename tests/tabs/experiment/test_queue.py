@@ -172,7 +172,8 @@ def test_polls_within_a_second_read_the_folder_once(
     now, store = [100.0], RunStore(tmp_path)
     looks: list[object] = []
     monkeypatch.setattr(
-        "ftlab.records.store.read_run", lambda run: looks.append(run) or read_run(run)
+        "ftlab.records.store.read_run",
+        lambda run, *more, **others: looks.append(run) or read_run(run, *more, **others),
     )
     monkeypatch.setattr("ftlab.records.store.time.monotonic", lambda: now[0])
     watch = QueueWatch(store, clock=lambda: now[0])

@@ -1,0 +1,114 @@
+"""What ten thousand runs cost: to read and tabulate them, to look again, and to look for the next.
+
+"without an index" is the first time of all, when `.ftlab/index.sqlite` is written; "read and
+tabulate" a new process later; the others are a later call while nothing has changed. The
+dispatcher's look is that of a folder in which all these runs are queued. Exits with 1 if a figure
+is above its limit.
+
+    python -m tests.benchmarks.many_runs --runs 10000 --sweeps 200
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.records.store import RunStore
+from tests.benchmarks.product_rate import rate_now
+from tests.fakes import make_run
+from tests.simulated import Machine
+
+LIMITS = {
+    "without an index": 5.0, "read and tabulate": 2.0, "tabulate again": 0.5, "look again": 0.2,
+    "the dispatcher looks": 0.2,
+}  # fmt: skip
+"""In seconds."""
+
+_METHODS = ("full", "lora", "qlora", "prompt_tuning")
+_TEMPLATE = "20261125-120000-ab12"
+
+
+def make_many(folder: Path, runs: int, sweeps: int, queued: bool = False) -> None:
+    """Writes so many runs in so many sweeps, each with a base run, as copies of a few."""
+    kinds = ("base", *_METHODS)
+    with tempfile.TemporaryDirectory() as apart:
+        made = [make_run(Path(apart), kind, sweep_id=_TEMPLATE) for kind in kinds]
+        names = ("spec.json",) if queued else (*("spec.json", "result.json"), "metrics.jsonl")
+        files = [{name: (one.path / name).read_bytes() for name in names} for one in made]
+        ids = [one.run_id.encode() for one in made]
+    each = max(1, runs // sweeps)
+    for number in range(runs):
+        sweep, place = divmod(number, each)
+        sweep_id = f"20261125-{sweep:06d}-ab12"
+        kind = 0 if place == 0 else 1 + place % len(_METHODS)
+        run_id = f"{sweep_id}-{place:02d}-{kinds[kind]}"
+        target = folder / run_id
+        target.mkdir(parents=True)
+        for name, data in files[kind].items():
+            data = data.replace(ids[kind], run_id.encode()).replace(
+                _TEMPLATE.encode(), sweep_id.encode()
+            )
+            (target / name).write_bytes(data)
+
+
+def timed(act: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
+def measure(folder: Path, queue: Path) -> tuple[dict[str, float], int]:
+    """Seconds of each act, and by how many bytes memory grew while the runs were looked at."""
+    import pandas  # noqa: F401  # the app has imported it before the first page is asked for
+
+    time.sleep(1.1)  # what has just been written is read again
+    found = {"without an index": timed(lambda: RunStore(folder).table())}
+    store = RunStore(folder)
+    found["read and tabulate"] = timed(store.table)
+    found["tabulate again"] = timed(store.table)
+    found["look again"] = timed(store.runs)
+    before = psutil.Process().memory_info().rss
+    for _ in range(20):
+        store.runs()
+        store.table()
+    grown = psutil.Process().memory_info().rss - before
+    dispatcher = Dispatcher(queue, Machine({}, starting=1.0).start)
+    _look(dispatcher)
+    found["the dispatcher looks"] = timed(lambda: _look(dispatcher))
+    return found, grown
+
+
+def _look(dispatcher: Dispatcher) -> None:
+    """One look at a queue whose only device is in use."""
+    dispatcher._device_for = lambda spec, busy: None  # type: ignore[method-assign]
+    dispatcher.step()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--sweeps", type=int, default=200)
+    options = parser.parse_args(arguments)
+    print(rate_now())
+    with tempfile.TemporaryDirectory() as folder:
+        done, queue = Path(folder) / "done", Path(folder) / "queue"
+        make_many(done, options.runs, options.sweeps)
+        make_many(queue, options.runs, options.sweeps, queued=True)
+        os.sync()
+        found, grown = measure(done, queue)
+    for name, seconds in found.items():
+        print(f"{name}: {seconds:.2f} s, limit {LIMITS[name]} s")
+    print(f"20 more looks: {grown / 1e6:+.1f} MB")
+    return int(any(seconds > LIMITS[name] for name, seconds in found.items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
