@@ -15,17 +15,26 @@ from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 
+_LOOKS_UNTIL_FIRST_WORD = 2
+
 
 @dataclass
 class Worker:
-    """Seems to run until its time is over; then its run is done."""
+    """Seems to run until its time is over; then its run is done. It says that it has begun when it
+    is looked at for the second time, as a process needs its time to start."""
 
     machine: Machine
     directory: RunDirectory
     ends: float
     pid: int = field(default_factory=os.getpid)
+    looks: int = 0
 
     def poll(self) -> int | None:
+        self.looks += 1
+        if self.looks == _LOOKS_UNTIL_FIRST_WORD:
+            word = {"event": "start", "pid": self.pid, "process_started": start_time(self.pid)}
+            file = self.directory.metrics_file
+            file.write_text(json.dumps(word) + "\n", encoding="utf-8")
         if self.machine.now < self.ends:
             return None
         self.directory.write_result(RunResult("done"))
@@ -50,16 +59,19 @@ class Machine:
         ends = self.now + self.starting + self.seconds[directory.run_id]
         self.used.append((directory.run_id, device, self.now + self.starting, ends))
         heapq.heappush(self._ends, ends)
-        word = {"event": "start", "pid": os.getpid(), "process_started": start_time(os.getpid())}
-        directory.metrics_file.write_text(json.dumps(word) + "\n", encoding="utf-8")
         return Worker(self, directory, ends)
+
+    def dispatcher(self, folder: Path) -> Dispatcher:
+        cards = [Device(one, "Card", 24 * 10**9) for one in self.devices]
+        return Dispatcher(folder, self.start, devices=lambda: cards)
 
     def work(self, folder: Path, look: float = 0.0) -> float:
         """Has a dispatcher work off the folder's queue, which notices an end after `look` seconds;
         returns the seconds."""
-        cards = [Device(one, "Card", 24 * 10**9) for one in self.devices]
-        dispatcher = Dispatcher(folder, self.start, devices=lambda: cards)
+        dispatcher = self.dispatcher(folder)
         while dispatcher.step():
+            for _ in range(1 + _LOOKS_UNTIL_FIRST_WORD):
+                dispatcher.step()  # nothing has happened
             if self._ends:
                 self.now = max(self.now, heapq.heappop(self._ends) + look)
         return self.now

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ftlab.basics.devices import AUTO, Device, like_devices, resolve_device
+from ftlab.basics.devices import AUTO, Device, free_bytes, like_devices
 from ftlab.basics.files import locks_folder
 from ftlab.basics.system import try_lock
 
@@ -92,8 +92,11 @@ class DeviceLock:
             self._line.release()
 
     def is_held_elsewhere(self) -> bool:
-        """Whether another process uses the device now."""
-        return self._device.is_held_elsewhere()
+        """Whether another process uses the device now, or waits in line for it."""
+        if not self.try_acquire():
+            return True
+        self.release()
+        return False
 
     def is_wanted(self) -> bool:
         """Whether another process waits in line; to be called by the holder of the device.
@@ -120,15 +123,28 @@ class DeviceLock:
         self._device.release()
 
 
-def first_free(device_ids: Sequence[str]) -> str | None:
-    """The first of these devices that no process uses; `None` if all are in use."""
-    return next((one for one in device_ids if not DeviceLock(one).is_held_elsewhere()), None)
+FREE_SHARE = 0.9
+"""Of a GPU that nobody uses at least so much memory is free: contexts and desktops take less."""
+
+
+def is_unused(device: Device) -> bool:
+    """Whether no process uses the device: none of ftlab's, and none that holds much of a GPU's
+    memory, as far as its driver says."""
+    try:
+        if DeviceLock(device.id).is_held_elsewhere():
+            return False
+    except OSError:  # a folder of locks that cannot be written: the worker says so
+        return True
+    free = free_bytes(device) if device.is_gpu else None
+    return free is None or free >= FREE_SHARE * device.memory_bytes
 
 
 def free_device() -> Device:
-    """The device for work that takes any of those which "auto" means: a free one if there is."""
-    devices = [device.id for device in like_devices(AUTO)]
-    return resolve_device((first_free(devices) if len(devices) > 1 else None) or devices[0])
+    """The device for work that takes any of those which "auto" means: an unused one if there is."""
+    first, *others = like_devices(AUTO)
+    if not others:
+        return first
+    return next((device for device in (first, *others) if is_unused(device)), first)
 
 
 KEEPS_OFF_SECONDS = 60.0

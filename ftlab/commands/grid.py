@@ -13,9 +13,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from ftlab.basics import units
-from ftlab.basics.devices import Device, resolve_device
+from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.locks import DeviceLock
+from ftlab.basics.locks import DeviceLock, free_device
 from ftlab.basics.words import plural, printable
 from ftlab.commands.options import add_generation, add_runs_folder, generation_request
 from ftlab.commands.sweep_time import sentence_from
@@ -122,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
         _check_folder(path)  # check before minutes of work
     folder = options.runs_dir.resolve()
     request = request_from(options)
-    device = resolve_device("auto")
+    device = free_device()
     expected = expected_seconds(request, folder, device, rates_here(device), HeldOut())
     console = Console(stderr=True, quiet=options.json)
     if expected is not None:

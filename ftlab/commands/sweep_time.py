@@ -172,11 +172,14 @@ def sentence_from(begin: float | None, seconds: float) -> str:
 
 
 def is_next(first: RunSpec, own: Collection[str], runs: Sequence[Run]) -> bool:
-    """Whether a queued run is the next on its devices: no open one before it but those in `own`."""
-    return not any(
-        run.is_open
-        and run.spec.run_id not in own
+    """Whether a queued run is the next on one of its devices: none is queued before it but those in
+    `own`, and no other run has that device."""
+    others = [run for run in runs if run.is_open and run.spec.run_id not in own]
+    taken = {run.spec.device for run in others if run.status == "running"}
+    waits = any(
+        run.status == "queued"
+        and run.spec.created_at < first.created_at
         and not set(first.may_use).isdisjoint(run.spec.may_use)
-        and (run.status == "running" or run.spec.created_at < first.created_at)
-        for run in runs
+        for run in others
     )
+    return not waits and not taken.issuperset(first.may_use)

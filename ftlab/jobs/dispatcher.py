@@ -25,7 +25,7 @@ from typing import Any, get_args
 
 from ftlab.basics.devices import Device, list_devices, memory_in_use
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.locks import FileLock, first_free
+from ftlab.basics.locks import FileLock, is_unused
 from ftlab.basics.processes import (
     Started,
     end_process_group,
@@ -145,10 +145,14 @@ def _name(number: int) -> str:
         return f"signal {number}"  # a real-time signal has no name
 
 
-def in_starting_order(runs: Sequence[Run]) -> list[Run]:
+def in_starting_order(
+    runs: Sequence[Run], seconds: Callable[[Run], float] = lambda run: 0.0
+) -> list[Run]:
     """Returns the open runs in the order in which they start: that of their ids, except that the
-    first trained run of a sweep comes before the base runs, so that its loss is seen early. Where a
-    sweep has several devices, its longest runs are next, so that all devices end at about one time.
+    first trained run of a sweep comes before the base runs, so that its loss is seen early.
+
+    Where a sweep has several devices, its longest runs are next, so that all devices end at about
+    one time; `seconds` is what is expected of a run.
     """
     begun = {
         run.spec.sweep_id for run in runs if not run.spec.is_base and run.status in _HAS_TRAINED
@@ -162,30 +166,26 @@ def in_starting_order(runs: Sequence[Run]) -> list[Run]:
         if run.is_open:
             ahead = first.get(run.spec.sweep_id, run)
             ordered |= {ahead.run_id: ahead, run.run_id: run}
-    return _longest_first(list(ordered.values()), {run.run_id for run in first.values()})
+    early = {run.run_id for run in first.values()}
+    return _longest_first(list(ordered.values()), early, seconds)
 
 
-def _longest_first(runs: Sequence[Run], first: Collection[str]) -> list[Run]:
-    """Sorts the queued runs of each sweep that has several devices by what is expected of them.
-
-    Base runs and those that are `first` keep their places; what nothing is expected of comes last.
-    """
-    sorted_runs = list(runs)
+def _longest_first(
+    runs: Sequence[Run], early: Collection[str], seconds: Callable[[Run], float]
+) -> list[Run]:
+    """Sorts the queued runs of each sweep that has several devices; base runs and `early` ones keep
+    their places."""
     places: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
-        moves = run.status == "queued" and not run.spec.is_base and run.run_id not in first
+        moves = run.status == "queued" and not run.spec.is_base and run.run_id not in early
         if moves and run.spec.devices:
             places.setdefault(run.spec.sweep_id, []).append(place)
+    found = list(runs)
     for own in places.values():
-        longest = sorted((runs[place] for place in own), key=_expected_seconds, reverse=True)
+        longest = sorted((runs[place] for place in own), key=seconds, reverse=True)
         for place, run in zip(own, longest, strict=True):
-            sorted_runs[place] = run
-    return sorted_runs
-
-
-def _expected_seconds(run: Run) -> float:
-    expected = read_expected(run.directory)
-    return 0.0 if expected is None else expected.total
+            found[place] = run
+    return found
 
 
 _HAS_TRAINED = frozenset({"running", *get_args(FinalStatus)}) - {"not_applicable"}
@@ -249,6 +249,7 @@ class Dispatcher:
         self._start = start
         self._oom_kills = count_oom_kills
         self._devices = devices
+        self._expected: dict[str, float] = {}
         self._children: dict[str, Child] = {}
         self._refused_since: dict[str, float] = {}
         self._given_up: set[str] = set()
@@ -281,7 +282,7 @@ class Dispatcher:
 
     def _waiting(self) -> list[Run]:
         """The open runs, except those whose result could not be written: these are tried once."""
-        runs = in_starting_order(self._store.runs())
+        runs = in_starting_order(self._store.runs(), self._expected_seconds)
         return [run for run in runs if run.run_id not in self._given_up]
 
     def step(self) -> bool:
@@ -297,31 +298,53 @@ class Dispatcher:
         open_runs = [run for run in open_runs if run.run_id not in cancels]
         busy = {child.device for child in self._children.values()}
         busy |= {run.spec.device for run in open_runs if run.status == "running"}
+        free: dict[str, bool] = {}
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
-            device = self._device_for(run.spec, busy) if run.status == "queued" else None
+            if run.status != "queued" or run.run_id in self._children:
+                continue  # a worker that was started has not said so yet
+            device = self._device_for(run.spec, busy, free)
             if device is not None:
                 busy.add(device)
                 self._start_run(run, device)
         return bool(open_runs or self._children)  # the next step records new deaths
 
-    def _device_for(self, spec: RunSpec, busy: Collection[str]) -> str | None:
+    def _expected_seconds(self, run: Run) -> float:
+        """0 while nothing is known."""
+        if run.run_id not in self._expected:
+            expected = read_expected(run.directory)
+            if expected is None:
+                return 0.0
+            self._expected[run.run_id] = expected.total
+        return self._expected[run.run_id]
+
+    def _device_for(
+        self, spec: RunSpec, busy: Collection[str], free: dict[str, bool]
+    ) -> str | None:
         """The device on which the run may start now; `None` if it has to wait.
 
-        `busy` are those that the folder's own runs use. Of several like ones, one is taken that no
-        other process uses. If others use all that are left, the run waits for the next that is
-        free, and waits in line for one of them only if none of its devices is the folder's.
+        `busy` are those that the folder's own runs use; `free` is filled with what was found of the
+        others. Of several like ones, one is taken that nobody else uses. If others use all that are
+        left, the run waits for the next that is free; if none of its devices is the folder's, it
+        waits in line for the first, so that a process that gives way does.
         """
         if not spec.devices:
             return None if spec.device in busy else spec.device
-        there = {device.id for device in self._devices()}
+        there = {device.id: device for device in self._devices()}
         may_use = [one for one in spec.devices if one in there] or [spec.device]
         left = [one for one in may_use if one not in busy]
+        for one in left:
+            if one not in free:
+                free[one] = one not in there or is_unused(there[one])
+            if free[one]:
+                return one
         none_is_ours = len(left) == len(may_use)
-        return first_free(left) or (left[0] if none_is_ours else None)
+        return left[0] if none_is_ours else None
 
     def _start_run(self, run: Run, device: str) -> None:
+        if run.directory.status() != "queued" or _is_held(run.directory):
+            return  # started meanwhile, by a dispatcher that was killed or by hand
         kills = self._oom_kills()
         try:
             if device != run.spec.device:

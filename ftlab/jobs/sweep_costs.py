@@ -125,14 +125,17 @@ def scoring_of(request: SweepRequest) -> Scoring | None:
 class Costing:
     """The questions to the predictor for a sweep: one per variant, in the same order.
 
-    `devices` is how many like `device` its runs share.
+    Its runs share the like `devices`.
     """
 
     request: SweepRequest
     questions: tuple[Question, ...]
     longest: Longest
-    device: Device
-    devices: int = 1
+    devices: tuple[Device, ...]
+
+    @property
+    def device(self) -> Device:
+        return self.devices[0]
 
     @property
     def variants(self) -> tuple[Variant, ...]:
@@ -154,14 +157,20 @@ def costing(request: SweepRequest) -> Costing:
     """
     config, longest = model_config(request.model), longest_of(request)
     scoring = scoring_of(request)
-    device, *others = like_devices(request.device)
+    devices = like_devices(request.device)
     questions = tuple(
         run_question(
-            config, variant, request.settings, request.dtype_policy, longest.batch, device, scoring
+            config,
+            variant,
+            request.settings,
+            request.dtype_policy,
+            longest.batch,
+            devices[0],
+            scoring,
         )
         for variant in request.variants
     )
-    return Costing(request, questions, longest, device, 1 + len(others))
+    return Costing(request, questions, longest, devices)
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ class SweepTimes:
             if not parts:
                 return None
             each.append(in_all(parts.values()))
-        return together(each, self.asked.devices)
+        return together(each, len(self.asked.devices))
 
     def expected(self, spec: RunSpec, found: Mapping[int, Prediction]) -> Expected | None:
         """What is expected of one run of the sweep; `None` if nothing is known of it."""

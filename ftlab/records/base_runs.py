@@ -36,6 +36,12 @@ GAVE_NOTHING = "The base run gave no numbers, so there is nothing to compare wit
 _TAKEN = ("eval_loss_before", "score_before", "general_loss_before")
 
 
+Ended = Mapping[str, RunResult]
+"""Results of base runs that have ended and are not written yet, by run id."""
+
+NOTHING: Ended = {}
+
+
 @dataclass(frozen=True)
 class Quality:
     """Fields of `Measures`, the rows of samples.jsonl, and notes on them."""
@@ -59,17 +65,21 @@ def against_base(
     runs_folder: Path,
     rows: Sequence[dict[str, Any]],
     general: General,
-    ended: RunResult | None = None,
+    ended: Ended = NOTHING,
 ) -> Quality:
     """Returns what the run's base run adds: the "before", and the changes with their intervals.
 
     `rows` are those of the trained run. Without numbers of the base run they are returned as they
-    are, with a note that says why. `ended` is the base run's result if it is not written yet.
+    are, with a note that says why. A run on a quantised base also waits for the sweep's base run
+    that is not quantised, if there is one.
     """
     directory = RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None
+    whole = None if spec.base_precision is None else _whole_base(spec, runs_folder)
+    if any(one and one.run_id not in ended and _is_open(one) for one in (directory, whole)):
+        return Quality({}, rows, (WAITS,))
     base = _done(directory, ended)
     if base is None:
-        return Quality({}, rows, (GAVE_NOTHING if ended or not _is_open(directory) else WAITS,))
+        return Quality({}, rows, (GAVE_NOTHING,))
     result, before = base
     rows = [{**before.get(row["index"], {}), **row} for row in rows]
     measures: dict[str, float | None] = {key: getattr(result.measures, key) for key in _TAKEN}
@@ -83,19 +93,18 @@ def against_base(
         measures |= change.measures(key) if change else {}
     notes = []
     if spec.base_precision is not None and all("score_after" in row for row in rows):
-        notes.append(_against_whole(spec, runs_folder, rows))
+        notes.append(_against_whole(spec.base_precision, _done(whole, ended), rows))
     if score is not None and score.falls:
         notes.append(why_score_fell(score, loss, unrelated, rows, spec.learning_rate))
     return Quality(measures, rows, notes)
 
 
 def untouched_point(
-    spec: RunSpec, runs_folder: Path, tokens: Sequence[int], ended: RunResult | None = None
+    spec: RunSpec, runs_folder: Path, tokens: Sequence[int], ended: Ended = NOTHING
 ) -> dict[str, Any]:
     """Returns the first point of a run's curve: the base run's numbers on the first test examples.
 
-    `tokens` are those with loss of each of these examples. Without numbers it has no loss. `ended`
-    is the base run's result if it is not written yet.
+    `tokens` are those with loss of each of these examples. Without numbers it has no loss.
     """
     directory = RunDirectory(runs_folder / spec.base_run_id) if spec.base_run_id else None
     base = _done(directory, ended)
@@ -119,14 +128,16 @@ def complete(base: RunDirectory, ended: RunResult | None = None) -> None:
     ended, and then all its numbers are there.
     """
     spec = base.spec()
+    ending = NOTHING if ended is None else {spec.run_id: ended}
     for directory in run_directories(base.path.parent):
         if not directory.run_id.startswith(spec.sweep_id):
             continue
         result = directory.result()
         if result is not None and WAITS in result.notes:
             run = directory.spec()
-            if run.base_run_id == spec.run_id:
-                _complete(directory, run, result, ended)
+            is_compared = run.base_precision is not None and spec.base_precision is None
+            if run.base_run_id == spec.run_id or is_compared:
+                _complete(directory, run, result, ending)
 
 
 def settle(directory: RunDirectory) -> None:
@@ -144,9 +155,7 @@ def settle(directory: RunDirectory) -> None:
             complete(base)
 
 
-def _complete(
-    directory: RunDirectory, spec: RunSpec, result: RunResult, ended: RunResult | None
-) -> None:
+def _complete(directory: RunDirectory, spec: RunSpec, result: RunResult, ended: Ended) -> None:
     folder, rows = directory.path.parent, directory.samples()
     general = General(
         result.general_losses,
@@ -181,18 +190,16 @@ def _has_untouched_point(directory: RunDirectory) -> bool:
     )
 
 
-def _is_open(directory: RunDirectory | None) -> bool:
-    if directory is None or not directory.spec_file.exists():
-        return False
-    return directory.status() in OPEN
+def _is_open(directory: RunDirectory) -> bool:
+    return directory.spec_file.exists() and directory.status() in OPEN
 
 
-def _done(
-    directory: RunDirectory | None, ended: RunResult | None = None
-) -> tuple[RunResult, dict[int, Row]] | None:
+def _done(directory: RunDirectory | None, ended: Ended) -> tuple[RunResult, dict[int, Row]] | None:
     """Returns a base run's result and its samples by index; `None` unless it is done."""
-    result = ended or (directory.result() if directory else None)
-    if directory is None or result is None or result.status != "done":
+    if directory is None:
+        return None
+    result = ended.get(directory.run_id) or directory.result()
+    if result is None or result.status != "done":
         return None
     return result, {row["index"]: row for row in directory.samples()}
 
@@ -204,14 +211,16 @@ def _paired(
     return paired_difference(before, [row.get(f"{what}_after") for row in rows], tokens)
 
 
-def _against_whole(spec: RunSpec, runs_folder: Path, own: Sequence[Row]) -> str:
+def _against_whole(
+    precision: str,
+    whole: tuple[RunResult, dict[int, Row]] | None,
+    own: Sequence[Row],
+) -> str:
     """Returns a sentence that compares a run on a quantised base with the unquantised base."""
-    assert spec.base_precision is not None
-    whole = _done(_whole_base(spec, runs_folder))
     rows = whole[1] if whole else {}
     before = [rows.get(row["index"], {}).get("score_before") for row in own]
     after = [row["score_after"] for row in own]
-    return score_against_whole(spec.base_precision, paired_difference(before, after))
+    return score_against_whole(precision, paired_difference(before, after))
 
 
 def _whole_base(spec: RunSpec, runs_folder: Path) -> RunDirectory | None:

@@ -1,85 +1,97 @@
 """The index of a runs folder: the records of its ended runs in one file, so that many open fast.
 
-.ftlab/index.sqlite    copies of spec.json, result.json and annotations.json of each ended run
+.ftlab/index.tsv    a line for each: id, times of change, annotations, spec and result as JSON
 
-It is never the truth. A row counts only while the run's folder has not changed since it was written
-(its time of change is in the row), and without the file, or with a damaged one, everything is read
-from the runs, and the file is written anew. Small folders have none.
+It is never the truth. A line counts only while the run's own files have the times of change that
+are in it; without the file, or with a damaged one, the runs are read from their own files. Later
+lines of a run replace earlier ones. Small folders have no index.
+
+It is a plain file that is only appended to or replaced whole, not a database: a database's journal
+and links would be followed out of the folder, and locks fail on many shared disks.
 """
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import astuple, dataclass
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+from ftlab.basics.files import open_plain, write_atomically
+from ftlab.records.result import LineWriter
 
 FEWEST_RUNS = 500
 """Fewer are read from their own files in a tenth of a second."""
 
-_SECONDS_TO_WAIT = 1.0  # for another process that writes
-_TABLE = (
-    "CREATE TABLE IF NOT EXISTS runs (run_id TEXT PRIMARY KEY, folder_at INTEGER, "
-    "annotated_at INTEGER, ended_at INTEGER, spec BLOB, result BLOB, annotations BLOB)"
-)
+FEWEST_NEW = 50
+"""So many are added at once: each app and command that finds them missing would else add them."""
+
+_MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class IndexedRun:
-    """A run's files as they were when its folder was last changed; times are in nanoseconds.
+    """A run's records, and when its annotations and its result were changed, in nanoseconds.
 
-    `annotations` is empty if there are none.
+    The records are JSON without line breaks; `annotations` is empty if there are none.
     """
 
     run_id: str
-    folder_at: int
     annotated_at: int
     ended_at: int
+    annotations: bytes
     spec: bytes
     result: bytes
-    annotations: bytes = b""
 
 
 def index_file(runs_folder: Path) -> Path:
-    return runs_folder / ".ftlab" / "index.sqlite"
+    return runs_folder / ".ftlab" / "index.tsv"
 
 
 def read_index(runs_folder: Path) -> dict[str, IndexedRun]:
-    """The rows by run id; none if there is no sound index."""
+    """The lines that can be read, by run id; none without a file."""
+    found = {}
+    for line in _lines(runs_folder):
+        with suppress(ValueError, TypeError):  # torn, or of another version
+            run_id, annotated_at, ended_at, *records = line.split(b"\t")
+            name = run_id.decode("ascii")
+            found[name] = IndexedRun(name, int(annotated_at), int(ended_at), *records)
+    return found
+
+
+def add_to_index(runs_folder: Path, runs: Iterable[IndexedRun]) -> None:
+    """Appends lines; does nothing where that is not possible."""
     file = index_file(runs_folder)
-    if not file.is_file():
-        return {}
-    try:
-        with _opened(file) as database:
-            rows = database.execute("SELECT * FROM runs")
-            return {row[0]: IndexedRun(*row) for row in rows}
-    except (sqlite3.Error, TypeError):  # damaged, or of another version
-        with suppress(OSError):
-            file.unlink()
-        return {}
-
-
-def write_index(runs_folder: Path, runs: Iterable[IndexedRun], gone: Iterable[str] = ()) -> None:
-    """Adds or replaces rows, and deletes those of the runs that are `gone`.
-
-    Does nothing where the folder cannot be written, or another process writes.
-    """
-    file = index_file(runs_folder)
-    with suppress(OSError, sqlite3.Error):
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with _opened(file) as database, database:
-            database.execute(_TABLE)
-            places = ",".join("?" * 7)
-            database.executemany(
-                f"INSERT OR REPLACE INTO runs VALUES ({places})", map(astuple, runs)
-            )
-            database.executemany("DELETE FROM runs WHERE run_id = ?", ((one,) for one in gone))
+        with suppress(FileNotFoundError):
+            open_plain(file).close()  # a link, or a pipe, is left alone
+        with LineWriter(file) as writer:
+            writer.write(b"".join(map(_line, runs)))
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(file, timeout=_SECONDS_TO_WAIT)) as database:
-        database.execute("PRAGMA trusted_schema = OFF")
-        database.execute("PRAGMA synchronous = OFF")  # what a power failure damages is made anew
-        yield database
+def take_from_index(runs_folder: Path, run_ids: Collection[str]) -> None:
+    """Deletes the lines of these runs; does nothing without an index.
+
+    What another process adds at the same moment may be lost: those runs are then read from their
+    own files, and added again.
+    """
+    lines = _lines(runs_folder)
+    names = {run_id.encode() for run_id in run_ids}
+    kept = [line for line in lines if line.partition(b"\t")[0] not in names]
+    if len(kept) < len(lines):
+        with suppress(OSError):
+            write_atomically(index_file(runs_folder), b"".join(line + b"\n" for line in kept))
+
+
+def _lines(runs_folder: Path) -> list[bytes]:
+    try:
+        with open_plain(index_file(runs_folder)) as file:
+            return [line for line in file.read(_MOST_BYTES).split(b"\n") if line]
+    except OSError:
+        return []
+
+
+def _line(run: IndexedRun) -> bytes:
+    times = f"{run.run_id}\t{run.annotated_at}\t{run.ended_at}".encode()
+    return b"\t".join([times, run.annotations, run.spec, run.result]) + b"\n"

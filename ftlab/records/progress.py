@@ -431,6 +431,21 @@ def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None
 
     The runs are taken to have all their devices to themselves.
     """
+    left = seconds_left(runs, progress)
+    devices = max((len(run.spec.may_use) for run in runs), default=1)
+    return None if left is None else seconds_together(left.queued, devices, left.running)
+
+
+@dataclass(frozen=True)
+class Left:
+    """Seconds that are left of the runs that have a device, and of those that wait for one."""
+
+    running: tuple[float, ...] = ()
+    queued: tuple[float, ...] = ()
+
+
+def seconds_left(runs: Sequence[Run], progress: Sequence[Progress]) -> Left | None:
+    """What is left of each open run of a sweep; `None` if that of one is not known."""
     ended = [
         run.result.measures.total_seconds + (later_phases(run.result).answering or 0.0)
         for run in runs
@@ -449,8 +464,7 @@ def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None
         if left is None:
             return None
         (running if run.status == "running" else queued).append(left)
-    devices = max((len(run.spec.may_use) for run in runs), default=1)
-    return seconds_together(queued, devices, running)
+    return Left(tuple(running), tuple(queued))
 
 
 def seconds_together(
@@ -461,8 +475,20 @@ def seconds_together(
 
     `queued` are the seconds of each run; `running` is what is left of those that have a device.
     """
+    return max(_ends(queued, devices, running))
+
+
+def seconds_until_free(
+    queued: Iterable[float], devices: int = 1, running: Iterable[float] = ()
+) -> float:
+    """Seconds until one of the devices has nothing more to do; otherwise as `seconds_together`."""
+    return min(_ends(queued, devices, running))
+
+
+def _ends(queued: Iterable[float], devices: int, running: Iterable[float]) -> list[float]:
+    """When each device has done what it does."""
     busy = sorted(running)
     ends = [0.0] * max(1 - len(busy), devices - len(busy)) + busy  # sorted, so it is a heap
     for seconds in sorted(queued, reverse=True):
         heapq.heapreplace(ends, ends[0] + seconds)
-    return max(ends)
+    return ends

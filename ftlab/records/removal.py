@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import note
+from ftlab.records.index import take_from_index
 from ftlab.records.merge import check_not_merging
 from ftlab.records.result import OPEN
 from ftlab.records.run import RunDirectory, check_writable, find_run, run_directories
@@ -69,6 +70,7 @@ def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
     finally:
         clear_removed(runs_folder)
     gone = [directory.run_id for directory in going]
+    take_from_index(runs_folder, gone)
     note("runs deleted", runs=gone)
     return gone
 

@@ -170,8 +170,8 @@ class RunResult(JobResult):
 _RESULT = TypeAdapter(RunResult)
 
 
-def dump_result(result: RunResult) -> bytes:
-    return _RESULT.dump_json(result, indent=2)
+def dump_result(result: RunResult, indent: int | None = 2) -> bytes:
+    return _RESULT.dump_json(result, indent=indent)
 
 
 def load_result(data: bytes) -> RunResult:
@@ -213,7 +213,10 @@ class LineWriter:
 
     def append(self, row: dict[str, Any]) -> None:
         """Raises `OSError` if the disk is full; the line may then be incomplete."""
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        self.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+    def write(self, line: bytes) -> None:
+        """Writes one line or several, which end with a newline; raises as `append`."""
         left = memoryview(b"\n" + line if self._torn else line)
         self._torn = True
         while left:

@@ -205,21 +205,16 @@ class StoredRun:
 
 def run_directories(folder: Path) -> list[RunDirectory]:
     """Every run of the folder, oldest first; other folders are left out."""
-    found = (RunDirectory(folder / name) for name, _ in stamped_names(folder))
+    found = (RunDirectory(folder / name) for name in run_names(folder))
     return [directory for directory in found if directory.spec_file.exists()]
 
 
-def stamped_names(folder: Path) -> list[tuple[str, int]]:
-    """The id of every folder that may be a run's, oldest first, and when it was last changed, in
-    nanoseconds.
-
-    A folder changes with each file that appears in it, vanishes or is replaced; a line that is
-    appended to a file does not change it.
-    """
+def run_names(folder: Path) -> list[str]:
+    """The name of every folder that may be a run's, oldest first."""
     try:
         # Symbolic links are ignored: their target may be anything.
         return sorted(
-            (entry.name, entry.stat(follow_symlinks=False).st_mtime_ns)
+            entry.name
             for entry in os.scandir(folder)
             if entry.is_dir(follow_symlinks=False) and RUN_ID.fullmatch(entry.name)
         )
@@ -320,8 +315,8 @@ def load_annotations(data: bytes) -> Annotations:
     return parse_json(_ANNOTATIONS, data, "annotations.json")
 
 
-def dump_annotations(annotations: Annotations) -> bytes:
-    return _ANNOTATIONS.dump_json(annotations, indent=2)
+def dump_annotations(annotations: Annotations, indent: int | None = 2) -> bytes:
+    return _ANNOTATIONS.dump_json(annotations, indent=indent)
 
 
 def read_annotations(directory: RunDirectory) -> Annotations:
@@ -364,9 +359,27 @@ def parse_tags(text: str) -> tuple[str, ...]:
     return tags
 
 
-def changed_at(path: Path) -> int:
+def changed_at(path: Path | str) -> int:
     """Modification time of the file in nanoseconds; 0 if there is no file."""
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except OSError:
         return 0
+
+
+_CHANGING = ("annotations.json", "result.json", "metrics.jsonl")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """When a run's annotations, its result and its metrics were changed, as `changed_at`."""
+
+    annotated: int
+    ended: int
+    begun: int
+
+    @classmethod
+    def of(cls, directory: RunDirectory) -> Changes:
+        folder = str(directory.path)  # joining thousands of paths takes longer than the looks
+        annotated, ended, begun = (changed_at(f"{folder}/{name}") for name in _CHANGING)
+        return cls(annotated, ended, begun)

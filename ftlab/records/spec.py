@@ -190,7 +190,7 @@ _FIRST_SETTINGS = frozenset((
 ))  # fmt: skip
 
 
-def dump_spec(spec: RunSpec) -> bytes:
+def dump_spec(spec: RunSpec, indent: int | None = 2) -> bytes:
     unused = {
         name
         for name, described in fields_of(TrainingSettings).items()
@@ -205,7 +205,7 @@ def dump_spec(spec: RunSpec) -> bytes:
         exclude["devices"] = True
     if spec.variant is not None and spec.variant.base is None:
         exclude["variant"] = {"base"}
-    return _RUN_SPEC.dump_json(spec, indent=2, exclude=exclude)
+    return _RUN_SPEC.dump_json(spec, indent=indent, exclude=exclude)
 
 
 def load_spec(data: bytes) -> RunSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import Counter
@@ -17,7 +16,7 @@ from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.words import shorten, some_names
 from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
-from ftlab.records.index import FEWEST_RUNS, IndexedRun, read_index, write_index
+from ftlab.records.index import FEWEST_NEW, FEWEST_RUNS, IndexedRun, add_to_index, read_index
 from ftlab.records.metrics import METRICS
 from ftlab.records.opened import opened_directories
 from ftlab.records.published import PublishedRun, read_published
@@ -25,16 +24,16 @@ from ftlab.records.result import MEMORY_PARTS, OPEN, dump_result, load_result
 from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
     Annotations,
+    Changes,
     RunDirectory,
     StoredRun,
-    changed_at,
     check_writable,
     dump_annotations,
     find_run,
     load_annotations,
     read_annotations,
     run_directories,
-    stamped_names,
+    run_names,
 )
 from ftlab.records.spec import RunSpec, dump_spec, load_spec
 from ftlab.records.table import ROW_KEYS, Origin, to_table
@@ -51,15 +50,12 @@ RECENT_SECONDS = 1.0
 class Run(StoredRun):
     """The current state of one run, with its origin and what users noted on it.
 
-    `folder_at` and `read_at` are when its folder was changed and when it was read, in nanoseconds.
+    `changes` is when its files were changed that were read.
     """
 
     origin: Origin = "measured"
     annotations: Annotations = field(default_factory=Annotations)
-    annotated_at: int = 0
-    ended_at: int = 0
-    folder_at: int = field(default=0, compare=False)
-    read_at: int = field(default=0, compare=False)
+    changes: Changes = field(default=Changes(0, 0, 0), compare=False)
 
     @property
     def run_id(self) -> str:
@@ -158,8 +154,9 @@ class UnreadableRun:
 class RunStore:
     """All runs of a folder, and the read-only ones: opened, recorded and imported.
 
-    Runs are cached until their folder changes; those that are running are read again on each call.
-    `recorded` is a folder of run directories that ship with ftlab, with one folder per sweep.
+    Runs that have ended or wait are cached until a file of theirs changes; the others are read
+    again on each call. `recorded` is a folder of run directories that ship with ftlab, with one
+    folder per sweep.
     """
 
     def __init__(self, folder: Path, recorded: Path | None = None) -> None:
@@ -167,7 +164,7 @@ class RunStore:
         self.recorded = recorded
         self.unreadable: tuple[UnreadableRun, ...] = ()
         self._known: dict[str, Run] = {}
-        self._indexed: dict[str, int] | None = None
+        self._indexed: set[str] | None = None  # what the index has; it is read once
         self._shipped: list[Run] | None = None
         self._opened: list[Run] = []
         self._published: list[PublishedRun] = []
@@ -191,25 +188,22 @@ class RunStore:
 
     def _runs(self) -> list[Run]:
         unreadable: list[UnreadableRun] = []
-        names = stamped_names(self.folder)
+        names = run_names(self.folder)
         if self._indexed is None and len(names) >= FEWEST_RUNS:
-            self._known |= self._read_index(dict(names))
-        found = [(self.folder, *each) for each in names]
+            self._known |= self._read_index(set(names))
+        found = [(self.folder, name) for name in names]
         runs = self._read_all(found, "measured", self._known, unreadable)
-        if len(runs) >= FEWEST_RUNS:
-            self._write_index(runs)
+        self._known = {run.run_id: run for run in runs}
+        if self._indexed is not None:
+            self._add_to_index(runs, self._indexed)
         before = (
             self._looked[1] if self._looked else None, self._opened, self._published,
             self.unreadable,
         )  # fmt: skip
         earlier = {run.run_id: run for run in self._opened}
-        opened = [
-            (one.path.parent, one.run_id, changed_at(one.path))
-            for one in opened_directories(self.folder)
-        ]
+        opened = [(one.path.parent, one.run_id) for one in opened_directories(self.folder)]
         self._opened = self._read_all(opened, "opened", earlier, unreadable)
         self._published, broken = read_published(self.folder)
-        self._known = {run.run_id: run for run in runs}
         unreadable += [UnreadableRun(name, why) for name, why in broken]
         state = (runs, self._opened, self._published, tuple(unreadable))
         self.changes += state != before
@@ -217,34 +211,27 @@ class RunStore:
         self.unreadable = tuple(unreadable)
         return list(runs)
 
-    def _read_index(self, stamps: Mapping[str, int]) -> dict[str, Run]:
-        """The runs that are in the index as they are now; `stamps` is when each was changed."""
-        now, found = time.time_ns(), dict[str, Run]()
-        rows = read_index(self.folder)
-        for name, row in rows.items():
-            if stamps.get(name) == row.folder_at:
-                with suppress(FtlabError):  # read from its own files, and said if it is damaged
-                    found[name] = _run_of(row, RunDirectory(self.folder / name), now)
-        self._indexed = {name: stamps[name] if name in found else 0 for name in rows}
+    def _read_index(self, names: set[str]) -> dict[str, Run]:
+        """The runs of these names in the index whose files are as they were."""
+        found = dict[str, Run]()
+        for row in read_index(self.folder).values():
+            directory = RunDirectory(self.folder / row.run_id) if row.run_id in names else None
+            if directory is not None:
+                changes = Changes.of(directory)
+                if (changes.annotated, changes.ended) == (row.annotated_at, row.ended_at):
+                    with suppress(FtlabError):  # read from its own files, and said if it is damaged
+                        found[row.run_id] = _run_of(row, directory, changes)
+        self._indexed = set(found)
         return found
 
-    def _write_index(self, runs: Sequence[Run]) -> None:
-        """Adds what has ended since, and deletes what is gone."""
-        known = self._indexed or {}
-        new = [
-            run
-            for run in runs
-            if known.get(run.run_id) != run.folder_at and _is_unchanged(run, run.folder_at)
-            if run.result is not None
-        ]
-        gone = known.keys() - {run.run_id for run in runs} if len(known) > len(runs) else set()
-        if new or gone:
-            self._indexed = known | {run.run_id: run.folder_at for run in new}
-            for name in gone:
-                del self._indexed[name]
+    def _add_to_index(self, runs: Sequence[Run], indexed: set[str]) -> None:
+        """Adds what has ended since, once it is much."""
+        new = [run for run in runs if run.result is not None and run.run_id not in indexed]
+        if len(new) >= FEWEST_NEW:
+            indexed.update(run.run_id for run in new)
             with suppress(FtlabError):  # a demo's folder stays as it is
                 check_writable(self.folder)
-                write_index(self.folder, map(_row_of, new), gone)
+                add_to_index(self.folder, map(_row_of, new))
 
     def opened(self) -> list[Run]:
         """The runs from other machines that were opened from packed sweeps."""
@@ -303,29 +290,26 @@ class RunStore:
 
     @staticmethod
     def _read_all(
-        found: Iterable[tuple[Path, str, int]],
+        found: Iterable[tuple[Path, str]],
         origin: Origin,
         earlier: Mapping[str, Run],
         unreadable: list[UnreadableRun],
     ) -> list[Run]:
         """Reads the runs that changed since `earlier`; appends to `unreadable` what it cannot.
 
-        `found` are folders, the names of runs in them, and when these were changed.
+        `found` are folders, each with the name of a run in it.
         """
-        runs, now = [], time.time_ns()
-        for folder, name, stamp in found:
+        runs = []
+        for folder, name in found:
             run = earlier.get(name)
-            if run is not None and _is_unchanged(run, stamp):
+            if run is not None and _is_unchanged(run):
                 runs.append(run)
                 continue
             directory = RunDirectory(folder / name)
             if not directory.spec_file.exists():
                 continue
             try:
-                if run is None or run.result is None or _is_changed(run):
-                    run = read_run(directory, origin, folder_at=stamp, read_at=now)
-                else:
-                    run = dataclasses.replace(run, folder_at=stamp, read_at=now)
+                run = read_run(directory, origin)
                 if run.result is None and origin == "opened":
                     raise FtlabError("It has no result; remove its sweep and open the file again.")
             except (FtlabError, OSError) as error:
@@ -335,11 +319,9 @@ class RunStore:
         return runs
 
 
-def read_run(
-    directory: RunDirectory, origin: Origin = "measured", folder_at: int = 0, read_at: int = 0
-) -> Run:
+def read_run(directory: RunDirectory, origin: Origin = "measured") -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
-    annotated, ended = _changed_at(directory)
+    changes = Changes.of(directory)
     spec = directory.spec()
     if spec.variant is not None:
         get_method(spec.variant.method)  # raises if the method no longer exists
@@ -347,21 +329,22 @@ def read_run(
     status = result.status if result is not None else directory.status()
     if result is None and status not in OPEN:
         result = directory.result()  # it ended between the two reads
-    return Run(
-        directory,
-        spec,
-        status,
-        result,
-        origin,
-        read_annotations(directory) if annotated else Annotations(),
-        annotated,
-        ended,
-        folder_at,
-        read_at,
-    )
+    annotations = read_annotations(directory) if changes.annotated else Annotations()
+    return Run(directory, spec, status, result, origin, annotations, changes)
 
 
-def _run_of(row: IndexedRun, directory: RunDirectory, read_at: int) -> Run:
+def _is_unchanged(run: Run) -> bool:
+    """Whether the run is still as it was read; `False` if only its process can tell.
+
+    Resuming a run removes its result, and a run that starts writes its metrics.
+    """
+    before, now = run.changes, Changes.of(run.directory)
+    if run.result is None and (run.status != "queued" or now.begun != before.begun):
+        return False
+    return (now.annotated, now.ended) == (before.annotated, before.ended)
+
+
+def _run_of(row: IndexedRun, directory: RunDirectory, changes: Changes) -> Run:
     """Raises `FtlabError` if the row is damaged."""
     spec, result = load_spec(row.spec), load_result(row.result)
     if spec.run_id != directory.run_id:
@@ -369,38 +352,19 @@ def _run_of(row: IndexedRun, directory: RunDirectory, read_at: int) -> Run:
     if spec.variant is not None:
         get_method(spec.variant.method)
     annotations = load_annotations(row.annotations) if row.annotations else Annotations()
-    return Run(
-        directory, spec, result.status, result, "measured", annotations, row.annotated_at,
-        row.ended_at, row.folder_at, read_at,
-    )  # fmt: skip
+    return Run(directory, spec, result.status, result, "measured", annotations, changes)
 
 
 def _row_of(run: Run) -> IndexedRun:
     assert run.result is not None
-    annotations = dump_annotations(run.annotations) if run.annotated_at else b""
     return IndexedRun(
-        run.run_id, run.folder_at, run.annotated_at, run.ended_at, dump_spec(run.spec),
-        dump_result(run.result), annotations,
-    )  # fmt: skip
-
-
-_UNSURE_NS = 1_000_000_000
-"""A folder that changed so shortly before it was read may change again with the same time."""
-
-
-def _is_unchanged(run: Run, folder_at: int) -> bool:
-    """Whether the run is as it was read. Whether a process still runs is not seen in its folder."""
-    may_end = run.status in ("running", "interrupted")
-    return not may_end and run.folder_at == folder_at < run.read_at - _UNSURE_NS
-
-
-def _is_changed(run: Run) -> bool:
-    return (run.annotated_at, run.ended_at) != _changed_at(run.directory)
-
-
-def _changed_at(directory: RunDirectory) -> tuple[int, int]:
-    """Modification times of annotations and result; resuming a run removes its result."""
-    return changed_at(directory.annotations_file), changed_at(directory.result_file)
+        run.run_id,
+        run.changes.annotated,
+        run.changes.ended,
+        dump_annotations(run.annotations, None) if run.changes.annotated else b"",
+        dump_spec(run.spec, None),
+        dump_result(run.result, None),
+    )
 
 
 def _named_values(spec: RunSpec) -> str:

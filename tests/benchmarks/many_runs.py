@@ -1,9 +1,9 @@
 """What ten thousand runs cost: to read and tabulate them, to look again, and to look for the next.
 
-"without an index" is the first time of all, when `.ftlab/index.sqlite` is written; "read and
+"without an index" is the first time of all, when `.ftlab/index.tsv` is written; "read and
 tabulate" a new process later; the others are a later call while nothing has changed. The
-dispatcher's look is that of a folder in which all these runs are queued. Exits with 1 if a figure
-is above its limit.
+dispatcher's look is that of a folder in which all these runs are queued for eight like devices,
+each of which has a run. Exits with 1 if a figure is above its limit.
 
     python -m tests.benchmarks.many_runs --runs 10000 --sweeps 200
 """
@@ -15,12 +15,14 @@ import os
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
-from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.records.expected import Expected, write_expected
 from ftlab.records.store import RunStore
 from tests.benchmarks.product_rate import rate_now
 from tests.fakes import make_run
@@ -32,16 +34,26 @@ LIMITS = {
 }  # fmt: skip
 """In seconds."""
 
+_DEVICES = tuple(f"cuda:{number}" for number in range(8))
 _METHODS = ("full", "lora", "qlora", "prompt_tuning")
 _TEMPLATE = "20261125-120000-ab12"
 
 
-def make_many(folder: Path, runs: int, sweeps: int, queued: bool = False) -> None:
-    """Writes so many runs in so many sweeps, each with a base run, as copies of a few."""
+def make_many(folder: Path, runs: int, sweeps: int, devices: Sequence[str] = ()) -> None:
+    """Writes so many runs in so many sweeps, each with a base run, as copies of a few.
+
+    With `devices` they are queued for these, else they are done.
+    """
     kinds = ("base", *_METHODS)
     with tempfile.TemporaryDirectory() as apart:
         made = [make_run(Path(apart), kind, sweep_id=_TEMPLATE) for kind in kinds]
-        names = ("spec.json",) if queued else (*("spec.json", "result.json"), "metrics.jsonl")
+        names = ("spec.json", "result.json", "metrics.jsonl")
+        if devices:
+            names = ("spec.json", "expected.json")
+            for one in made:
+                spec = replace(one.spec(), device=devices[0], devices=tuple(devices))
+                one.complete_spec(spec)
+                write_expected(one, Expected(train=60.0))
         files = [{name: (one.path / name).read_bytes() for name in names} for one in made]
         ids = [one.run_id.encode() for one in made]
     each = max(1, runs // sweeps)
@@ -80,16 +92,13 @@ def measure(folder: Path, queue: Path) -> tuple[dict[str, float], int]:
         store.runs()
         store.table()
     grown = psutil.Process().memory_info().rss - before
-    dispatcher = Dispatcher(queue, Machine({}, starting=1.0).start)
-    _look(dispatcher)
-    found["the dispatcher looks"] = timed(lambda: _look(dispatcher))
+    machine = Machine(defaultdict(lambda: 3600.0), _DEVICES)
+    dispatcher = machine.dispatcher(queue)
+    for _ in range(4):  # until the first runs say that they have begun
+        dispatcher.step()
+    assert len(machine.used) == len(_DEVICES)
+    found["the dispatcher looks"] = timed(dispatcher.step)
     return found, grown
-
-
-def _look(dispatcher: Dispatcher) -> None:
-    """One look at a queue whose only device is in use."""
-    dispatcher._device_for = lambda spec, busy: None  # type: ignore[method-assign]
-    dispatcher.step()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -101,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         done, queue = Path(folder) / "done", Path(folder) / "queue"
         make_many(done, options.runs, options.sweeps)
-        make_many(queue, options.runs, options.sweeps, queued=True)
+        make_many(queue, options.runs, options.sweeps, _DEVICES)
         os.sync()
         found, grown = measure(done, queue)
     for name, seconds in found.items():

@@ -94,6 +94,18 @@ SMALLEST = (
         without_rate="its clock is simulated",
     ),
     SmallRun(
+        "tests.benchmarks.many_runs",
+        "--runs 20 --sweeps 2",
+        (
+            r"^without an index: \d\.\d\d s",
+            r"^read and tabulate: \d\.\d\d s",
+            r"^look again: \d\.\d\d s",
+            r"^the dispatcher looks: \d\.\d\d s",
+            r"^20 more looks: [+-]\d+\.\d MB$",
+        ),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.files_entered",
         "--model {tiny}",
         (r"^launch: \d+ files, ", r"^run: \d+ files, ", r"^prompt: \d+ files, "),

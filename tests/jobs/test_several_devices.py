@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ftlab.basics import devices
+from ftlab.basics import devices, locks
 from ftlab.basics.locks import DeviceLock, free_device
 from ftlab.jobs.dispatcher import in_starting_order
 from ftlab.jobs.launch import checked, enqueue_sweep, requests_of
 from ftlab.methods.variant import Variant
-from ftlab.records.expected import Expected, write_expected
+from ftlab.records.result import RunResult
+from ftlab.records.resume import begin_anew
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.records.store import RunStore
@@ -24,8 +25,8 @@ from tests.benchmarks.devices import simulate
 from tests.fake_nvml import GB, FakeCard, use_cards
 from tests.simulated import Machine
 
-FOUR = tuple(FakeCard("Card", f"GPU-{number}{number}{number}") for number in range(4))
-OTHER = FakeCard("Other", "GPU-999", 48 * GB)
+FOUR = tuple(FakeCard("Card", f"GPU-{number}{number}{number}", free=23 * GB) for number in range(4))
+OTHER = FakeCard("Other", "GPU-999", 48 * GB, free=48 * GB)
 IDS = ("cuda:0", "cuda:1", "cuda:2", "cuda:3")
 REQUEST = SweepRequest(variants=(Variant("lora"), Variant("full")), seeds=(0, 1, 2))
 
@@ -83,7 +84,16 @@ def test_runs_of_one_sweep_are_shared_out_one_at_a_time_on_each_like_card(runs: 
     assert recorded == used, "each run's record says where it ran"
 
 
-def test_a_card_that_another_process_uses_is_left_to_it(runs: Path, tmp_path: Path) -> None:
+def test_a_run_is_started_once_though_its_worker_takes_a_while_to_say_so(runs: Path) -> None:
+    specs = queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0,)))
+    machine = machine_for(specs)
+    machine.work(runs)
+    assert [run_id for run_id, *_ in machine.used] == [specs[1].run_id, specs[0].run_id]
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Iterator[None]:
+    """Another process of ftlab uses the second card."""
     script = (
         "from ftlab.basics.locks import DeviceLock; import sys;"
         "DeviceLock('cuda:1').acquire(); print('mine', flush=True); sys.stdin.read()"
@@ -91,14 +101,36 @@ def test_a_card_that_another_process_uses_is_left_to_it(runs: Path, tmp_path: Pa
     holder = subprocess.Popen(
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"mine\n"
-        machine = machine_for(queued(runs))
-        machine.work(runs)
-    finally:
-        holder.communicate(b"")
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"mine\n"
+    yield
+    holder.communicate(b"")
+
+
+@pytest.mark.usefixtures("held")
+def test_a_card_that_another_process_of_ftlab_uses_is_left_to_it(runs: Path) -> None:
+    machine = machine_for(queued(runs))
+    machine.work(runs)
     assert {device for _, device, _, _ in machine.used} == {"cuda:0", "cuda:2", "cuda:3"}
+
+
+def test_a_card_whose_memory_another_program_holds_is_left_to_it(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = machine_for(queued(runs))
+    monkeypatch.setattr(locks, "free_bytes", lambda card: (4 if card.id == "cuda:2" else 23) * GB)
+    machine.work(runs)
+    assert {device for _, device, _, _ in machine.used} == {"cuda:0", "cuda:1", "cuda:3"}
+
+
+def test_a_folder_of_locks_that_cannot_be_used_starts_runs_which_then_say_so(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine = machine_for(queued(runs))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path / "file" / "locks"))
+    machine.work(runs)
+    assert len(machine.used) == 7
 
 
 def test_a_card_that_is_gone_gets_no_run(runs: Path) -> None:
@@ -111,10 +143,12 @@ def test_a_card_that_is_gone_gets_no_run(runs: Path) -> None:
 def test_the_longest_runs_of_a_sweep_are_started_next(runs: Path) -> None:
     request = replace(REQUEST, variants=(Variant("lora"), Variant("dora"), Variant("full")))
     specs = queued(runs, replace(request, seeds=(0,)))
-    for spec, seconds in zip(specs, (5.0, 10.0, 20.0, 90.0), strict=True):
-        write_expected(RunDirectory(runs / spec.run_id), Expected(train=seconds))
     base, lora, dora, full = specs
-    order = [run.run_id for run in in_starting_order(RunStore(runs).runs())]
+    seconds = {base.run_id: 5.0, lora.run_id: 10.0, dora.run_id: 20.0, full.run_id: 90.0}
+    order = [
+        run.run_id
+        for run in in_starting_order(RunStore(runs).runs(), lambda run: seconds[run.run_id])
+    ]
     assert order == [one.run_id for one in (lora, base, full, dora)], (
         "the first is seen early, and what all are compared with is measured soon"
     )
@@ -128,17 +162,21 @@ def test_eight_devices_compute_for_nineteen_twentieths_of_the_time(seed: int, ru
 
 
 def test_a_run_that_goes_on_may_do_so_on_another_card(runs: Path) -> None:
-    specs = queued(runs, replace(REQUEST, seeds=(0,)))
-    before = {spec.run_id: replace(spec, device="cuda:3") for spec in specs}
-    for spec in before.values():
-        RunDirectory(runs / spec.run_id).complete_spec(spec)
+    specs = queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0,)))
     machine_for(specs).work(runs)
-    assert set(devices_of(runs)) == set(IDS[:3])
+    base, lora = [RunDirectory(runs / spec.run_id) for spec in specs]
+    lora.complete_spec(replace(lora.spec(), device="cuda:3"))  # where it was cut off
+    lora.result_file.unlink()
+    lora.write_result(RunResult("cancelled"))
+    begin_anew(lora)
+    machine_for(specs).work(runs)
+    assert lora.spec().device == "cuda:0"
+    assert base.spec().device == "cuda:1"
 
 
 def test_where_others_use_every_card_a_run_waits_in_line_for_the_first(runs: Path) -> None:
-    locks = [DeviceLock(one) for one in IDS]
-    assert all(lock.try_acquire() for lock in locks)
+    taken = [DeviceLock(one) for one in IDS]
+    assert all(lock.try_acquire() for lock in taken)
     specs = queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0,)))
     machine_for(specs).work(runs)
     assert devices_of(runs) == ["cuda:0", "cuda:0"], "its worker waits until the card is free"
@@ -160,10 +198,10 @@ def test_the_record_of_a_run_with_one_device_is_as_before(runs: Path) -> None:
 
 
 def test_the_playground_takes_a_free_card_and_without_one_the_first() -> None:
-    locks = [DeviceLock(one) for one in IDS]
-    assert locks[0].try_acquire()
+    taken = [DeviceLock(one) for one in IDS]
+    assert taken[0].try_acquire()
     assert free_device().id == "cuda:1"
-    assert all(lock.try_acquire() for lock in locks[1:])
+    assert all(lock.try_acquire() for lock in taken[1:])
     assert free_device().id == "cuda:0"
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,24 +21,15 @@ METHODS = ("full", "lora", "ia3")
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "FEWEST_RUNS", len(METHODS))
+    monkeypatch.setattr(module, "FEWEST_NEW", 1)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Runs that ended a while ago, one with a note."""
-    for method in METHODS:
-        directory = make_run(tmp_path, method)
-    write_annotations(directory, Annotations(note="Look at this."))
-    settle(tmp_path)
+    """Runs that have ended, the first of which has a note."""
+    first, *_ = [make_run(tmp_path, method) for method in METHODS]
+    write_annotations(first, Annotations(note="Look\tat this.\n"))
     return tmp_path
-
-
-def settle(folder: Path) -> None:
-    """As if the runs had been changed a minute ago."""
-    past = time.time_ns() - 60 * 10**9
-    for run in RunStore(folder).runs():
-        os.utime(run.directory.path, ns=(past, past))
-    index_file(folder).unlink(missing_ok=True)
 
 
 def from_files(folder: Path, patch: pytest.MonkeyPatch) -> tuple[list[Run], list[str]]:
@@ -63,59 +53,86 @@ def test_a_new_process_reads_the_index_and_no_run(
     again, names = from_files(folder, monkeypatch)
     assert names == []
     assert again == first
-    assert again[-1].annotations.note or again[0].annotations.note or again[1].annotations.note
+    assert again[0].annotations.note == "Look\tat this.\n"
     assert [run.row() for run in again] == [run.row() for run in first]
 
 
-def test_a_run_that_was_changed_is_read_from_its_own_files(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["annotations.json", "result.json"])
+def test_a_run_that_was_changed_is_read_from_its_own_files_by_whatever_program(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *_ = RunStore(folder).runs()
-    write_annotations(first.directory, Annotations(archived=True))
+    store = RunStore(folder)
+    first, *_ = store.runs()
+    file = first.directory.path / name
+    file.write_bytes(file.read_bytes() + b" ")  # in place: the folder's time stays
     again, names = from_files(folder, monkeypatch)
     assert names == [first.run_id]
-    assert again[0].annotations.archived
+    assert again == store.runs() == RunStore(folder).runs()
 
 
-def test_a_run_that_is_gone_is_gone_and_is_taken_out(folder: Path) -> None:
-    first, *others = RunStore(folder).runs()
+def test_what_is_deleted_is_deleted_from_the_index(folder: Path) -> None:
+    first, *_ = RunStore(folder).runs()
+    assert b"Look" in index_file(folder).read_bytes()
     remove_runs(folder, [first.run_id])
-    make_run(folder, "dora")
-    settled = RunStore(folder)
-    assert first.run_id not in {run.run_id for run in settled.runs()}
-    remove_runs(folder, [others[0].run_id])
-    make_run(folder, "vera")
-    assert len(RunStore(folder).runs()) == 3
+    assert b"Look" not in index_file(folder).read_bytes()
+    assert len(read_index(folder)) == len(METHODS) - 1
+    assert first.run_id not in {run.run_id for run in RunStore(folder).runs()}
+
+
+def noise(file: Path) -> None:
+    file.write_bytes(os.urandom(5000))
+
+
+def tear(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def edit(change: Callable[[list[bytes]], list[bytes]]) -> Callable[[Path], None]:
+    """Changes the cells of each line."""
+
+    def act(file: Path) -> None:
+        lines = [change(line.split(b"\t")) for line in file.read_bytes().splitlines()]
+        file.write_bytes(b"\n".join(map(b"\t".join, lines)))
+
+    return act
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda file: file.write_bytes(os.urandom(5000)),
+        noise,
+        tear,
         lambda file: file.write_bytes(b""),
-        lambda file: file.write_bytes(file.read_bytes()[:4000]),
-        lambda file: execute(file, "ALTER TABLE runs ADD COLUMN more"),
-        lambda file: execute(file, "DROP TABLE runs"),
-        lambda file: execute(file, "UPDATE runs SET result = x'7b'"),
-        lambda file: execute(file, "UPDATE runs SET spec = (SELECT max(spec) FROM runs)"),
         lambda file: file.unlink(),
+        edit(lambda cells: [*cells, b"{}"]),
+        edit(lambda cells: cells[:3]),
+        edit(lambda cells: [cells[0], b"", *cells[2:]]),
+        edit(lambda cells: [*cells[:-1], b"{"]),
+        edit(lambda cells: [*cells[:4], cells[4].replace(b"lora", b"full"), *cells[5:]]),
     ],
-    ids=["noise", "empty", "torn", "another version", "no table", "damaged rows",
-         "rows of another run", "missing"],
+    ids=["noise", "torn", "empty", "missing", "another version", "fewer cells", "no time",
+         "a damaged record", "the record of another run"],
 )  # fmt: skip
-def test_a_damaged_index_changes_nothing_and_is_made_anew(
-    damage: object, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_damaged_index_changes_nothing_and_is_mended(
+    damage: Callable[[Path], object], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = RunStore(folder).runs()
-    damage(index_file(folder))  # type: ignore[operator]
+    damage(index_file(folder))
     assert RunStore(folder).runs() == first
     assert from_files(folder, monkeypatch) == (first, [])
 
 
-def execute(file: Path, statement: str) -> None:
-    with sqlite3.connect(file) as database:
-        database.execute(statement)
-    database.close()
+def test_an_index_that_is_a_link_is_neither_read_nor_written(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "file"
+    index_file(folder).parent.mkdir(exist_ok=True)
+    index_file(folder).symlink_to(elsewhere)
+    assert len(RunStore(folder).runs()) == len(METHODS)
+    assert not elsewhere.exists()
+    elsewhere.write_text("mine", encoding="utf-8")
+    assert len(RunStore(folder).runs()) == len(METHODS)
+    assert elsewhere.read_text(encoding="utf-8") == "mine"
 
 
 def test_neither_a_small_folder_nor_that_of_a_demo_gets_one(
@@ -124,22 +141,24 @@ def test_neither_a_small_folder_nor_that_of_a_demo_gets_one(
     make_read_only(folder, "This is a demo.")
     RunStore(folder).runs()
     assert not index_file(folder).exists()
+    (folder / ".ftlab" / "closed").unlink()
     monkeypatch.setattr(module, "FEWEST_RUNS", 500)
     RunStore(folder).runs()
     assert not index_file(folder).exists()
 
 
 def test_only_runs_that_have_ended_are_in_it(folder: Path) -> None:
-    waiting = make_run(folder, "dora", "queued")
-    going = make_run(folder, "vera", "running")
-    settle(folder)
+    waiting, going = make_run(folder, "dora", "queued"), make_run(folder, "vera", "running")
     RunStore(folder).runs()
     assert len(read_index(folder)) == len(METHODS)
     assert not {waiting.run_id, going.run_id} & read_index(folder).keys()
 
 
-def test_a_run_that_has_just_ended_waits_until_its_folder_is_at_rest(folder: Path) -> None:
-    make_run(folder, "dora")
+def test_few_new_runs_wait_for_more(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = RunStore(folder)
     store.runs()
-    assert len(read_index(folder)) == len(METHODS)
+    monkeypatch.setattr(module, "FEWEST_NEW", 2)
+    for method, count in (("dora", len(METHODS)), ("vera", len(METHODS) + 2)):
+        make_run(folder, method)
+        store.runs()
+        assert len(read_index(folder)) == count

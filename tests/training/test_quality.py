@@ -267,6 +267,24 @@ def test_two_that_end_at_one_moment_on_two_devices_miss_no_numbers(
     assert len(starts) == 1, "the first point of the curve is there once"
 
 
+def test_a_run_on_a_quantised_base_waits_for_the_one_that_is_not_as_well(tmp_path: Path) -> None:
+    base, nf4, _, spec = specs_of("lora", "qlora")
+    of_base = RunDirectory(tmp_path / base.run_id)
+    of_base.write_spec(base)
+    write_base(tmp_path, nf4, evaluation(0.4, 1.2))
+    run = write_trained(tmp_path, spec, evaluation(0.5, 1.0))
+    assert run.result().notes == (WAITS, "Something else.")  # type: ignore[union-attr]
+    settle(run)
+    assert WAITS in run.result().notes, "the other base run has not ended"  # type: ignore[union-attr]
+    (of_base.path / "spec.json").unlink()
+    of_base.path.rmdir()
+    write_base(tmp_path, base, evaluation(0.45, 1.1))
+    complete(of_base)
+    compared, _ = run.result().notes  # type: ignore[union-attr]
+    assert "Against the one that is not quantised the score changed by" in compared
+    assert run.result().measures.eval_loss_before == pytest.approx(1.2)  # type: ignore[union-attr]
+
+
 def test_a_base_run_that_gives_no_numbers_is_said_in_the_run_before_it(tmp_path: Path) -> None:
     base, spec = specs_of("lora")
     directory = RunDirectory(tmp_path / base.run_id)

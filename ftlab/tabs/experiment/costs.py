@@ -26,7 +26,7 @@ from ftlab.prediction.machine_rates import rates_here
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import Band, Calibration, calibration
 from ftlab.prediction.run_time import Estimate
-from ftlab.records.progress import sweep_eta
+from ftlab.records.progress import seconds_left, seconds_until_free
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
 from ftlab.tabs.context import AppContext
@@ -101,7 +101,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
         if not now.time and not unknown:
             return now
         queue = context.store.runs()  # a prediction takes its time, in which runs go on
-        ahead = seconds_ahead(queue, asked.device)
+        ahead = seconds_ahead(queue, asked.devices)
         left = format_seconds(ahead) if ahead else ""
         return replace(now, ahead=ahead, queue=left, queued=queue_state(queue))
 
@@ -126,18 +126,20 @@ def _not_measured(runs: Sequence[Run], device: Device) -> str:
     return f"The speed of this {name} is not known: it is in use, or could not be measured."
 
 
-def seconds_ahead(runs: Sequence[Run], device: Device) -> float | None:
-    """Seconds until the open runs have ended that may use the device; `None` if that of one is not
-    known."""
-    busy = [run.spec.sweep_id for run in runs if run.is_open and device.id in run.spec.may_use]
-    found = 0.0
-    for sweep_id in dict.fromkeys(busy):
+def seconds_ahead(runs: Sequence[Run], devices: Sequence[Device]) -> float | None:
+    """Seconds until one of the like devices has done all that waits for it; `None` if it is not
+    known how long that takes."""
+    ours = {device.id for device in devices}
+    waiting = [run for run in runs if run.is_open and not ours.isdisjoint(run.spec.may_use)]
+    running, queued = list[float](), list[float]()
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in waiting):
         view = view_sweep(runs, sweep_id)
-        left = None if view is None else sweep_eta(view.runs, view.progress)
+        left = None if view is None else seconds_left(view.runs, view.progress)
         if left is None:
             return None
-        found += left
-    return found
+        running += left.running
+        queued += left.queued
+    return seconds_until_free(queued, len(devices), running)
 
 
 def keep_predicted(context: AppContext, request: SweepRequest, specs: Sequence[RunSpec]) -> None:

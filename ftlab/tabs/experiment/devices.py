@@ -8,24 +8,27 @@ from typing import Any
 
 from ftlab.basics import nvml, units
 from ftlab.basics.devices import Device
-from ftlab.basics.locks import DeviceLock
+from ftlab.basics.locks import is_unused
 from ftlab.methods.registry import look_of
 from ftlab.records.store import Run
 from ftlab.tabs.widgets import escape, swatch
 
-_ELSEWHERE = '<span title="By the playground, or by runs of another folder">in use elsewhere</span>'
+_ELSEWHERE = (
+    '<span title="By the playground, runs of another folder, or another program">'
+    "in use elsewhere</span>"
+)
 
 
 @dataclass(frozen=True)
 class DeviceView:
-    """One GPU now. `run` is the one of this runs folder that has it; `is_held` if any process has.
+    """One GPU now. `run` is the one of this runs folder that has it; `is_used` if anybody has.
 
     `memory` is in bytes and `load` in percent, `None` if the driver does not say.
     """
 
     device: Device
     run: Run | None
-    is_held: bool
+    is_used: bool
     memory: nvml.Memory | None = None
     load: int | None = None
 
@@ -42,7 +45,7 @@ def look_at_devices(
         DeviceView(
             gpu,
             running.get(gpu.id),
-            gpu.id in running or DeviceLock(gpu.id).is_held_elsewhere(),
+            gpu.id in running or not is_unused(gpu),
             driver.memory(gpu.uuid) if gpu.uuid else None,
             driver.load(gpu.uuid) if gpu.uuid else None,
         )
@@ -64,7 +67,7 @@ def _row(view: DeviceView) -> str:
         who = f"{swatch(run.spec.method)}<b>{escape(run.spec.label)}</b>"
         colour = look_of(run.spec.method).colour
     else:
-        who, colour = _ELSEWHERE if view.is_held else "free", "var(--muted)"
+        who, colour = _ELSEWHERE if view.is_used else "free", "var(--muted)"
     memory = load = ""
     share = 0.0
     if view.memory is not None:

@@ -440,7 +440,7 @@ class QueueWatch:
         """The suggested rates of an ended tuning sweep; cached, since it reads the runs' files."""
         if view is None or view.is_open or not is_tuning(view.runs):
             return ""
-        known = tuple((run.run_id, run.ended_at) for run in view.runs)
+        known = tuple((run.run_id, run.changes.ended) for run in view.runs)
         if self._last_suggested[0] != known:
             self._last_suggested = known, suggested_html(view.runs)
         return self._last_suggested[1]

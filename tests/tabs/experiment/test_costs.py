@@ -321,7 +321,7 @@ def test_a_launch_keeps_what_was_predicted_of_each_run(
     expected = [one for run in runs if (one := read_expected(run.directory)) is not None]
     assert len(expected) == len(specs) == 4
     assert sum(one.total + one.between for one in expected) == pytest.approx(said["seconds"], 0.01)
-    assert costs.seconds_ahead(runs, CPU) == pytest.approx(said["seconds"], 0.01)
+    assert costs.seconds_ahead(runs, [CPU]) == pytest.approx(said["seconds"], 0.01)
 
 
 def test_what_was_not_predicted_yet_is_not_kept(request_: SweepRequest, tmp_path: Path) -> None:

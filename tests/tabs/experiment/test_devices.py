@@ -20,7 +20,7 @@ from tests.fakes import make_run
 CARDS = (
     FakeCard("Card", "GPU-000", free=4 * GB, load=97),
     FakeCard("Card", "GPU-111", free=24 * GB),
-    FakeCard("Card", "GPU-222", free=12 * GB, load=5),
+    FakeCard("Card", "GPU-222", free=23 * GB, load=5),
 )
 
 
@@ -46,7 +46,7 @@ def test_each_card_is_shown_with_its_run_its_memory_and_its_load(store: RunStore
     held = DeviceLock("cuda:2")
     assert held.try_acquire()
     views = look_at_devices(store.runs(), devices.list_devices())
-    assert [(view.device.id, view.is_held, view.load) for view in views] == [
+    assert [(view.device.id, view.is_used, view.load) for view in views] == [
         ("cuda:0", True, 97), ("cuda:1", False, 0), ("cuda:2", True, 5),
     ]  # fmt: skip
     busy, free, elsewhere = devices_html(views).split("</li>")[:3]
@@ -71,7 +71,7 @@ def test_the_queue_shows_the_cards_and_tells_a_page_when_they_change(store: RunS
 def test_the_bar_at_the_top_counts_the_memory_of_all_like_cards(store: RunStore) -> None:
     bar = header.header_html(store.runs())
     assert "3 × Card" in bar
-    assert "40.0 GB<small> free of 72.0" in bar
+    assert "51.0 GB<small> free of 72.0" in bar
 
 
 @pytest.mark.parametrize("cards", [(), CARDS[:1]], ids=["no card", "one card"])
