@@ -12,12 +12,13 @@ and links would be followed out of the folder, and locks fail on many shared dis
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftlab.basics.files import open_plain, write_atomically
+from ftlab.basics.files import open_plain, read_plain, write_atomically
 from ftlab.records.result import LineWriter
 
 FEWEST_RUNS = 500
@@ -26,7 +27,8 @@ FEWEST_RUNS = 500
 FEWEST_NEW = 50
 """So many are added at once: each app and command that finds them missing would else add them."""
 
-_MOST_BYTES = 2**30
+MOST_BYTES = 256 * 2**20
+"""Enough for 60,000 runs; a larger file is neither read nor extended."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,15 @@ def read_index(runs_folder: Path) -> dict[str, IndexedRun]:
 
 def add_to_index(runs_folder: Path, runs: Iterable[IndexedRun]) -> None:
     """Appends lines; does nothing where that is not possible."""
-    file = index_file(runs_folder)
+    file, lines = index_file(runs_folder), b"".join(map(_line, runs))
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
-            open_plain(file).close()  # a link, or a pipe, is left alone
-        with LineWriter(file) as writer:
-            writer.write(b"".join(map(_line, runs)))
+        before = 0
+        with suppress(FileNotFoundError), open_plain(file) as there:  # no link, and no pipe
+            before = os.fstat(there.fileno()).st_size
+        if before + len(lines) <= MOST_BYTES:
+            with LineWriter(file) as writer:
+                writer.write(lines)
 
 
 def take_from_index(runs_folder: Path, run_ids: Collection[str]) -> None:
@@ -86,10 +90,10 @@ def take_from_index(runs_folder: Path, run_ids: Collection[str]) -> None:
 
 def _lines(runs_folder: Path) -> list[bytes]:
     try:
-        with open_plain(index_file(runs_folder)) as file:
-            return [line for line in file.read(_MOST_BYTES).split(b"\n") if line]
+        data = read_plain(index_file(runs_folder), MOST_BYTES)
     except OSError:
         return []
+    return [line for line in data.split(b"\n") if line]
 
 
 def _line(run: IndexedRun) -> bytes:

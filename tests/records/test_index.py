@@ -135,6 +135,18 @@ def test_an_index_that_is_a_link_is_neither_read_nor_written(
     assert elsewhere.read_text(encoding="utf-8") == "mine"
 
 
+def test_an_index_that_is_too_large_is_neither_read_nor_extended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = RunStore(folder).runs()
+    size = index_file(folder).stat().st_size
+    monkeypatch.setattr("ftlab.records.index.MOST_BYTES", size - 1)
+    again, names = from_files(folder, monkeypatch)
+    assert again == first
+    assert len(names) == len(METHODS)
+    assert index_file(folder).stat().st_size == size
+
+
 def test_neither_a_small_folder_nor_that_of_a_demo_gets_one(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
