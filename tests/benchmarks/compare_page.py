@@ -1,8 +1,9 @@
 """Seconds from a click in the Compare tab to its figures painted, with 200 runs in one folder.
 
-Run as: python -m tests.benchmarks.compare_page [--repeats N] [--variants 48] [--rest 1500]
+Run as: python -m tests.benchmarks.compare_page [--repeats N] [--variants 48] [--others 9800]
 
-One sweep holds nearly all of the runs: 48 variants, 4 seeds each. Chromium's own clock is read,
+One sweep holds nearly all of the runs: 48 variants, 4 seeds each; `--others` adds runs in sweeps of
+50, which are not looked at. Chromium's own clock is read,
 from the click to the frame after the figures have the new data and are drawn: those of the first
 screen, which the limit is for, and those further down, which follow by themselves. Exits with 1
 above 0.5 s.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
+from tests.benchmarks.many_runs import make_many
 from tests.browser.conftest import App, find_chromium, free_port
 from tests.fakes import make_run, make_sweep
 
@@ -133,9 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--variants", type=int, default=48, help="of the large sweep, at least 4")
     parser.add_argument("--rest", type=int, default=1500, help="milliseconds between two clicks")
+    parser.add_argument("--others", type=int, default=0, help="runs of older sweeps")
     options = parser.parse_args(arguments)
     app = App(Path(tempfile.mkdtemp()), free_port())
     make_folder(app.runs, options.variants)
+    if options.others:
+        make_many(app.runs, options.others)
     app.start()
     found: dict[str, list[tuple[float, float]]] = {}
     try:

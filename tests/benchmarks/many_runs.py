@@ -5,7 +5,7 @@ tabulate" a new process later; the others are a later call while nothing has cha
 dispatcher's look is that of a folder in which all these runs are queued for eight like devices,
 each of which has a run. Exits with 1 if a figure is above its limit.
 
-    python -m tests.benchmarks.many_runs --runs 10000 --sweeps 200
+    python -m tests.benchmarks.many_runs --runs 10000
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ LIMITS = {
 """In seconds."""
 
 _DEVICES = tuple(f"cuda:{number}" for number in range(8))
+RUNS_A_SWEEP = 50
 _METHODS = ("full", "lora", "qlora", "prompt_tuning")
 _TEMPLATE = "20261125-120000-ab12"
 
 
-def make_many(folder: Path, runs: int, sweeps: int, devices: Sequence[str] = ()) -> None:
-    """Writes so many runs in so many sweeps, each with a base run, as copies of a few.
+def make_many(folder: Path, runs: int, devices: Sequence[str] = ()) -> None:
+    """Writes so many runs in sweeps of `RUNS_A_SWEEP`, each with a base run, as copies of a few.
 
     With `devices` they are queued for these, else they are done.
     """
@@ -56,9 +57,8 @@ def make_many(folder: Path, runs: int, sweeps: int, devices: Sequence[str] = ())
                 write_expected(one, Expected(train=60.0))
         files = [{name: (one.path / name).read_bytes() for name in names} for one in made]
         ids = [one.run_id.encode() for one in made]
-    each = max(1, runs // sweeps)
     for number in range(runs):
-        sweep, place = divmod(number, each)
+        sweep, place = divmod(number, RUNS_A_SWEEP)
         sweep_id = f"20261125-{sweep:06d}-ab12"
         kind = 0 if place == 0 else 1 + place % len(_METHODS)
         run_id = f"{sweep_id}-{place:02d}-{kinds[kind]}"
@@ -104,13 +104,12 @@ def measure(folder: Path, queue: Path) -> tuple[dict[str, float], int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--sweeps", type=int, default=200)
     options = parser.parse_args(arguments)
     print(rate_now())
     with tempfile.TemporaryDirectory() as folder:
         done, queue = Path(folder) / "done", Path(folder) / "queue"
-        make_many(done, options.runs, options.sweeps)
-        make_many(queue, options.runs, options.sweeps, _DEVICES)
+        make_many(done, options.runs)
+        make_many(queue, options.runs, _DEVICES)
         os.sync()
         found, grown = measure(done, queue)
     for name, seconds in found.items():

@@ -12,6 +12,7 @@ typed into the search field. Exits with 1 if a median is above 1.0 s (first, aga
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import statistics
 import sys
@@ -22,14 +23,13 @@ from pathlib import Path
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from ftlab.records.run import run_directories
-from tests.benchmarks.many_runs import make_many
+from tests.benchmarks.many_runs import RUNS_A_SWEEP, make_many
 from tests.browser.conftest import App, find_chromium, free_port
 from tests.fakes import make_run
 
 LIMITS = {"first": 1.0, "again": 1.0, "filter": 0.3}
 LIMITS_OF_MANY = {"first": 2.0, "again": 2.0, "filter": 0.5}
 MANY = 10_000
-RUNS_A_SWEEP = 50
 FIRST_PAGE = 100
 """Rows that are painted at first, where there are so many runs."""
 
@@ -67,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         apart, served = Path(folder) / "made", Path(folder) / "served"
         served.mkdir()
-        sweeps = max(1, options.runs // RUNS_A_SWEEP)
-        make_many(apart, options.runs - 1, sweeps)
+        make_many(apart, options.runs - 1)
         make_run(apart, "lora", "failed", sweep_id="20260101-000000-ffff")
         print(f"{options.runs:,} runs", flush=True)
         browser = playwright.chromium.launch(
@@ -76,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         measured: dict[str, list[float]] = {name: [] for name in LIMITS}
         for _ in range(options.repeats):
-            shown = options.runs - sweeps  # without the base runs
+            shown = options.runs - math.ceil(options.runs / RUNS_A_SWEEP)  # without base runs
             once = measure(browser, apart, served, min(shown, FIRST_PAGE))
             for name, seconds in once.items():
                 measured[name].append(seconds)

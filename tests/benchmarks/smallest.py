@@ -95,7 +95,7 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.many_runs",
-        "--runs 20 --sweeps 2",
+        "--runs 60",
         (
             r"^without an index: \d\.\d\d s",
             r"^read and tabulate: \d\.\d\d s",
@@ -324,7 +324,7 @@ ON_A_PAGE = (
     ),
     SmallRun(
         "tests.benchmarks.compare_page",
-        "--repeats 1 --variants 4 --rest 300",
+        "--repeats 1 --variants 4 --rest 300 --others 60",
         (r"^tab, first click +median \d", r"^axis of the loss +median \d", r"^slowest median \d"),
         judges=True,
         without_rate="times of a page",
