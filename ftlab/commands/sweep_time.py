@@ -172,14 +172,13 @@ def sentence_from(begin: float | None, seconds: float) -> str:
 
 
 def is_next(first: RunSpec, own: Collection[str], runs: Sequence[Run]) -> bool:
-    """Whether a queued run is the next on one of its devices: none is queued before it but those in
-    `own`, and no other run has that device."""
-    others = [run for run in runs if run.is_open and run.spec.run_id not in own]
-    taken = {run.spec.device for run in others if run.status == "running"}
-    waits = any(
-        run.status == "queued"
-        and run.spec.created_at < first.created_at
-        and not set(first.may_use).isdisjoint(run.spec.may_use)
-        for run in others
+    """Whether a queued run is the next on all its devices: no other run than those in `own` has one
+    of them, or is queued before it."""
+    return all(
+        set(first.may_use).isdisjoint(
+            [run.spec.device] if run.status == "running" else run.spec.may_use
+        )
+        for run in runs
+        if run.is_open and run.spec.run_id not in own
+        if run.status == "running" or run.spec.created_at < first.created_at
     )
-    return not waits and not taken.issuperset(first.may_use)

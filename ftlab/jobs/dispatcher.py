@@ -345,10 +345,14 @@ class Dispatcher:
     def _start_run(self, run: Run, device: str) -> None:
         if run.directory.status() != "queued" or _is_held(run.directory):
             return  # started meanwhile, by a dispatcher that was killed or by hand
+        try:
+            spec = run.directory.spec()
+        except FtlabError:
+            return  # somebody takes the run away
         kills = self._oom_kills()
         try:
-            if device != run.spec.device:
-                run.directory.complete_spec(replace(run.spec, device=device))
+            if device != spec.device:
+                run.directory.complete_spec(replace(spec, device=device))
             process = self._start(run.directory, device)
         except ready.StillImporting:
             return  # stays queued until the next step

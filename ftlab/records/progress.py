@@ -432,26 +432,19 @@ def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None
     The runs are taken to have all their devices to themselves.
     """
     left = seconds_left(runs, progress)
-    devices = max((len(run.spec.may_use) for run in runs), default=1)
-    return None if left is None else seconds_together(left.queued, devices, left.running)
+    return None if left is None else max(busy_seconds(left).values(), default=0.0)
 
 
-@dataclass(frozen=True)
-class Left:
-    """Seconds that are left of the runs that have a device, and of those that wait for one."""
-
-    running: tuple[float, ...] = ()
-    queued: tuple[float, ...] = ()
-
-
-def seconds_left(runs: Sequence[Run], progress: Sequence[Progress]) -> Left | None:
-    """What is left of each open run of a sweep; `None` if that of one is not known."""
+def seconds_left(
+    runs: Sequence[Run], progress: Sequence[Progress]
+) -> list[tuple[Run, float]] | None:
+    """The seconds left of each open run of a sweep; `None` if those of one are not known."""
     ended = [
         run.result.measures.total_seconds + (later_phases(run.result).answering or 0.0)
         for run in runs
         if run.result is not None and run.result.measures.total_seconds and not run.spec.is_base
     ]
-    running, queued = list[float](), list[float]()
+    found = []
     for run, way in zip(runs, progress, strict=True):
         if not run.is_open:
             continue
@@ -463,32 +456,26 @@ def seconds_left(runs: Sequence[Run], progress: Sequence[Progress]) -> Left | No
             left = None if before is None else left + before
         if left is None:
             return None
-        (running if run.status == "running" else queued).append(left)
-    return Left(tuple(running), tuple(queued))
+        found.append((run, left))
+    return found
 
 
-def seconds_together(
-    queued: Iterable[float], devices: int = 1, running: Iterable[float] = ()
-) -> float:
-    """Seconds until runs have ended that share like devices: the longest first, each on the next
-    device that is free, as the dispatcher starts them.
-
-    `queued` are the seconds of each run; `running` is what is left of those that have a device.
+def busy_seconds(left: Sequence[tuple[Run, float]]) -> dict[str, float]:
+    """Seconds until each device has done its part of the open runs, of which `left` says what is
+    left: a run that has a device goes on there, then the longest is next where it may begin first.
     """
-    return max(_ends(queued, devices, running))
+    busy: dict[str, float] = {}
+    for run, seconds in sorted(left, key=lambda one: (one[0].status != "running", -one[1])):
+        may_use = (run.spec.device,) if run.status == "running" else run.spec.may_use
+        device = min(may_use, key=lambda one: busy.get(one, 0.0))
+        busy[device] = busy.get(device, 0.0) + seconds
+    return busy
 
 
-def seconds_until_free(
-    queued: Iterable[float], devices: int = 1, running: Iterable[float] = ()
-) -> float:
-    """Seconds until one of the devices has nothing more to do; otherwise as `seconds_together`."""
-    return min(_ends(queued, devices, running))
-
-
-def _ends(queued: Iterable[float], devices: int, running: Iterable[float]) -> list[float]:
-    """When each device has done what it does."""
-    busy = sorted(running)
-    ends = [0.0] * max(1 - len(busy), devices - len(busy)) + busy  # sorted, so it is a heap
-    for seconds in sorted(queued, reverse=True):
-        heapq.heapreplace(ends, ends[0] + seconds)
-    return ends
+def seconds_together(seconds: Iterable[float], devices: int = 1) -> float:
+    """Seconds until runs have ended that take so long each and share like devices: the longest
+    first, each on the next device that is free, as the dispatcher starts them."""
+    ends = [0.0] * devices
+    for one in sorted(seconds, reverse=True):
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import note
-from ftlab.records.index import take_from_index
+from ftlab.records.index import clear_index
 from ftlab.records.merge import check_not_merging
 from ftlab.records.result import OPEN
 from ftlab.records.run import RunDirectory, check_writable, find_run, run_directories
@@ -68,9 +68,9 @@ def remove_runs(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
             f"make {runs_folder} writable."
         ) from None
     finally:
+        clear_index(runs_folder)
         clear_removed(runs_folder)
     gone = [directory.run_id for directory in going]
-    take_from_index(runs_folder, gone)
     note("runs deleted", runs=gone)
     return gone
 

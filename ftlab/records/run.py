@@ -359,27 +359,42 @@ def parse_tags(text: str) -> tuple[str, ...]:
     return tags
 
 
+NO_FILE = -1
+
+
 def changed_at(path: Path | str) -> int:
-    """Modification time of the file in nanoseconds; 0 if there is no file."""
+    """Modification time of the file in nanoseconds; `NO_FILE` if there is none."""
     try:
         return os.stat(path).st_mtime_ns
     except OSError:
-        return 0
+        return NO_FILE
 
 
-_CHANGING = ("annotations.json", "result.json", "metrics.jsonl")
+RECORDS = ("spec.json", "annotations.json", "result.json")
+_STARTED_BY = ("metrics.jsonl", "resume")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """When a run's annotations, its result and its metrics were changed, as `changed_at`."""
+    """When the files of a run were changed, as `changed_at`: its `RECORDS`, and those from which
+    it follows whether it waits; the latter are left out of a run that has ended."""
 
-    annotated: int
-    ended: int
-    begun: int
+    records: tuple[int, ...] = ()
+    waiting: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, directory: RunDirectory) -> Changes:
+    def of(cls, directory: RunDirectory, has_ended: bool = False) -> Changes:
         folder = str(directory.path)  # joining thousands of paths takes longer than the looks
-        annotated, ended, begun = (changed_at(f"{folder}/{name}") for name in _CHANGING)
-        return cls(annotated, ended, begun)
+        waiting = () if has_ended else _STARTED_BY
+        return cls(
+            tuple(changed_at(f"{folder}/{name}") for name in RECORDS),
+            tuple(changed_at(f"{folder}/{name}") for name in waiting),
+        )
+
+    @property
+    def annotated(self) -> int:
+        return self.records[1]
+
+    @property
+    def ended(self) -> int:
+        return self.records[2]

@@ -23,6 +23,7 @@ from ftlab.records.published import PublishedRun, read_published
 from ftlab.records.result import MEMORY_PARTS, OPEN, dump_result, load_result
 from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
+    NO_FILE,
     Annotations,
     Changes,
     RunDirectory,
@@ -50,12 +51,12 @@ RECENT_SECONDS = 1.0
 class Run(StoredRun):
     """The current state of one run, with its origin and what users noted on it.
 
-    `changes` is when its files were changed that were read.
+    `changes` is when its files were changed, as they were read.
     """
 
     origin: Origin = "measured"
     annotations: Annotations = field(default_factory=Annotations)
-    changes: Changes = field(default=Changes(0, 0, 0), compare=False)
+    changes: Changes = field(default=Changes(), compare=False)
 
     @property
     def run_id(self) -> str:
@@ -217,8 +218,8 @@ class RunStore:
         for row in read_index(self.folder).values():
             directory = RunDirectory(self.folder / row.run_id) if row.run_id in names else None
             if directory is not None:
-                changes = Changes.of(directory)
-                if (changes.annotated, changes.ended) == (row.annotated_at, row.ended_at):
+                changes = Changes.of(directory, has_ended=True)
+                if changes.records == row.changed and changes.ended != NO_FILE:
                     with suppress(FtlabError):  # read from its own files, and said if it is damaged
                         found[row.run_id] = _run_of(row, directory, changes)
         self._indexed = set(found)
@@ -226,7 +227,12 @@ class RunStore:
 
     def _add_to_index(self, runs: Sequence[Run], indexed: set[str]) -> None:
         """Adds what has ended since, once it is much."""
-        new = [run for run in runs if run.result is not None and run.run_id not in indexed]
+        new = [
+            run
+            for run in runs
+            if run.run_id not in indexed and run.result is not None
+            if run.changes.ended != NO_FILE  # else it ended while it was read
+        ]
         if len(new) >= FEWEST_NEW:
             indexed.update(run.run_id for run in new)
             with suppress(FtlabError):  # a demo's folder stays as it is
@@ -329,19 +335,17 @@ def read_run(directory: RunDirectory, origin: Origin = "measured") -> Run:
     status = result.status if result is not None else directory.status()
     if result is None and status not in OPEN:
         result = directory.result()  # it ended between the two reads
-    annotations = read_annotations(directory) if changes.annotated else Annotations()
+    annotations = Annotations() if changes.annotated == NO_FILE else read_annotations(directory)
     return Run(directory, spec, status, result, origin, annotations, changes)
 
 
 def _is_unchanged(run: Run) -> bool:
-    """Whether the run is still as it was read; `False` if only its process can tell.
-
-    Resuming a run removes its result, and a run that starts writes its metrics.
-    """
-    before, now = run.changes, Changes.of(run.directory)
-    if run.result is None and (run.status != "queued" or now.begun != before.begun):
+    """Whether the run is still as it was read; `False` if only its process can tell."""
+    has_ended = run.result is not None
+    now = Changes.of(run.directory, has_ended)
+    if now.records != run.changes.records:
         return False
-    return (now.annotated, now.ended) == (before.annotated, before.ended)
+    return has_ended or (run.status == "queued" and now.waiting == run.changes.waiting)
 
 
 def _run_of(row: IndexedRun, directory: RunDirectory, changes: Changes) -> Run:
@@ -357,12 +361,12 @@ def _run_of(row: IndexedRun, directory: RunDirectory, changes: Changes) -> Run:
 
 def _row_of(run: Run) -> IndexedRun:
     assert run.result is not None
+    has_annotations = run.changes.annotated != NO_FILE
     return IndexedRun(
         run.run_id,
-        run.changes.annotated,
-        run.changes.ended,
-        dump_annotations(run.annotations, None) if run.changes.annotated else b"",
+        run.changes.records,
         dump_spec(run.spec, None),
+        dump_annotations(run.annotations, None) if has_annotations else b"",
         dump_result(run.result, None),
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ftlab.basics.locks import DeviceLock
+from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.jobs import dispatcher
 from ftlab.jobs.control import ensure_dispatcher, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
@@ -134,7 +134,7 @@ def test_a_worker_that_says_nothing_is_ended_and_the_next_run_starts(
 def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_another_dispatcher(
     tmp_path: Path,
 ) -> None:
-    """The dispatcher that started it is dead; the next one's worker finds the lock and ends."""
+    """The dispatcher that started it is dead; the next one starts no second worker."""
     first, *_ = queue(tmp_path)
     holds = (
         "import sys, time, pathlib; from ftlab.basics.locks import FileLock;"
@@ -145,14 +145,38 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
     held = worker(lambda run: holds)(first, "cpu")
     try:
         wait_until(lambda: "held" in first.log_tail())
-        again = Dispatcher(tmp_path, worker(lambda run: "raise SystemExit(2)"))
+        started: list[str] = []
+        again = Dispatcher(tmp_path, worker(lambda run: started.append(run) or DONE))  # type: ignore[func-returns-value]
         for _ in range(8):
             again.step()
             time.sleep(0.1)
         assert first.result() is None
+        assert started == []
     finally:
         held.kill()
         held.wait()
+
+
+@pytest.mark.fault("worker hangs before its first line")
+def test_a_worker_that_finds_the_lock_of_its_run_taken_leaves_the_run_to_the_other(
+    tmp_path: Path,
+) -> None:
+    """Somebody starts the run by hand, between the dispatcher's look and its start."""
+    first, *_ = queue(tmp_path)
+    lock = FileLock(first.lock_file)
+
+    def start(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
+        assert lock.try_acquire()
+        return worker(lambda run: "raise SystemExit(2)")(directory, device)
+
+    dispatcher = Dispatcher(tmp_path, start)
+    dispatcher.step()
+    for _ in range(8):
+        time.sleep(0.1)
+        dispatcher._reap()
+    assert not dispatcher._children
+    assert first.result() is None
+    lock.release()
 
 
 @pytest.mark.fault("worker floods its log")

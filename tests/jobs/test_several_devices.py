@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from ftlab.basics import devices, locks
 from ftlab.basics.locks import DeviceLock, free_device
-from ftlab.jobs.dispatcher import in_starting_order
+from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
 from ftlab.jobs.launch import checked, enqueue_sweep, requests_of
 from ftlab.methods.variant import Variant
 from ftlab.records.result import RunResult
@@ -23,7 +24,7 @@ from ftlab.records.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.records.store import RunStore
 from tests.benchmarks.devices import simulate
 from tests.fake_nvml import GB, FakeCard, use_cards
-from tests.simulated import Machine
+from tests.simulated import Machine, Worker
 
 FOUR = tuple(FakeCard("Card", f"GPU-{number}{number}{number}", free=23 * GB) for number in range(4))
 OTHER = FakeCard("Other", "GPU-999", 48 * GB, free=48 * GB)
@@ -172,6 +173,28 @@ def test_a_run_that_goes_on_may_do_so_on_another_card(runs: Path) -> None:
     machine_for(specs).work(runs)
     assert lora.spec().device == "cuda:0"
     assert base.spec().device == "cuda:1"
+
+
+def test_a_start_that_is_refused_on_one_card_is_recorded_on_the_card_where_it_succeeds(
+    runs: Path,
+) -> None:
+    machine = machine_for(queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0,))))
+    taken, refused = DeviceLock("cuda:0"), []
+
+    def refusing(directory: RunDirectory, device: str) -> Worker:
+        if not refused:
+            refused.append(device)
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return machine.start(directory, device)
+
+    dispatcher = Dispatcher(runs, refusing, devices=lambda: devices.list_devices())
+    assert taken.try_acquire()
+    dispatcher.step()
+    assert refused == ["cuda:1"]
+    taken.release()
+    dispatcher.step()
+    assert devices_of(runs) == [device for _, device, *_ in sorted(machine.used)]
+    assert "cuda:0" in devices_of(runs)
 
 
 def test_where_others_use_every_card_a_run_waits_in_line_for_the_first(runs: Path) -> None:

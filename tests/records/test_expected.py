@@ -14,6 +14,7 @@ from ftlab.records.expected import Expected, read_expected, with_expected, write
 from ftlab.records.progress import (
     Later,
     ProgressBook,
+    busy_seconds,
     pace_of,
     read_progress,
     resumed_seconds,
@@ -91,22 +92,45 @@ def test_the_sum_of_a_sweep_that_has_just_begun_is_that_of_its_runs(tmp_path: Pa
     assert sweep_eta(runs, [read_progress(run) for run in runs]) == 3 * 75
 
 
+@pytest.mark.parametrize(("devices", "seconds"), [(1, 100), (2, 50), (3, 40), (8, 40)])
+def test_runs_that_share_devices_end_when_the_last_has_had_the_next_that_is_free(
+    devices: int, seconds: float
+) -> None:
+    assert seconds_together([10, 20, 30, 40], devices) == seconds
+    assert seconds_together([], devices) == 0
+
+
+TWO = ("cuda:0", "cuda:1")
+
+
 @pytest.mark.parametrize(
-    ("devices", "running", "seconds"),
+    ("runs", "busy"),
     [
-        (1, [], 100),
-        (2, [], 50),
-        (3, [], 40),
-        (8, [], 40),
-        (1, [10], 110),
-        (2, [10, 30], 70),
-        (2, [200, 10], 200),
+        ([], {}),
+        ([("running", "cuda:1", (), 600)], {"cuda:1": 600}),
+        ([("running", "cuda:1", TWO, 600)], {"cuda:1": 600}),
+        ([("queued", "cuda:0", (), 600)] * 4, {"cuda:0": 2400}),
+        ([("queued", "cuda:0", TWO, 600)] * 4, {"cuda:0": 1200, "cuda:1": 1200}),
+        (
+            [
+                ("running", "cuda:0", TWO, 500),
+                ("queued", "cuda:0", TWO, 100),
+                ("queued", "cuda:0", TWO, 300),
+                ("queued", "cuda:0", TWO, 250),
+            ],
+            {"cuda:0": 600, "cuda:1": 550},
+        ),
     ],
 )
-def test_runs_that_share_devices_end_when_the_last_has_the_next_that_is_free(
-    devices: int, running: list[float], seconds: float
+def test_a_device_is_busy_with_its_own_run_and_with_those_that_begin_on_it(
+    runs: list[tuple[Any, str, tuple[str, ...], float]], busy: dict[str, float], tmp_path: Path
 ) -> None:
-    assert seconds_together([10, 20, 30, 40], devices, running) == seconds
+    left = []
+    for status, device, devices, seconds in runs:
+        directory = make_run(tmp_path, "lora", status, device=device)
+        directory.complete_spec(replace(directory.spec(), devices=devices))
+        left.append((read_run(directory), seconds))
+    assert busy_seconds(left) == busy
 
 
 def test_what_is_left_of_a_sweep_on_two_devices_counts_both(tmp_path: Path) -> None:

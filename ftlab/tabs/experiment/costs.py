@@ -26,7 +26,7 @@ from ftlab.prediction.machine_rates import rates_here
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import Band, Calibration, calibration
 from ftlab.prediction.run_time import Estimate
-from ftlab.records.progress import seconds_left, seconds_until_free
+from ftlab.records.progress import busy_seconds, seconds_left
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run
 from ftlab.tabs.context import AppContext
@@ -130,16 +130,17 @@ def seconds_ahead(runs: Sequence[Run], devices: Sequence[Device]) -> float | Non
     """Seconds until one of the like devices has done all that waits for it; `None` if it is not
     known how long that takes."""
     ours = {device.id for device in devices}
-    waiting = [run for run in runs if run.is_open and not ours.isdisjoint(run.spec.may_use)]
-    running, queued = list[float](), list[float]()
-    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in waiting):
+    before = [run for run in runs if run.is_open and not ours.isdisjoint(run.spec.may_use)]
+    ids = {run.run_id for run in before}
+    left = list[tuple[Run, float]]()
+    for sweep_id in dict.fromkeys(run.spec.sweep_id for run in before):
         view = view_sweep(runs, sweep_id)
-        left = None if view is None else seconds_left(view.runs, view.progress)
-        if left is None:
+        found = None if view is None else seconds_left(view.runs, view.progress)
+        if found is None:
             return None
-        running += left.running
-        queued += left.queued
-    return seconds_until_free(queued, len(devices), running)
+        left += [(run, seconds) for run, seconds in found if run.run_id in ids]
+    busy = busy_seconds(left)
+    return min(busy.get(device, 0.0) for device in ours)
 
 
 def keep_predicted(context: AppContext, request: SweepRequest, specs: Sequence[RunSpec]) -> None:

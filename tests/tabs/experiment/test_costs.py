@@ -25,6 +25,7 @@ from ftlab.prediction.duration import Rates
 from ftlab.prediction.question import Question
 from ftlab.records.expected import Expected, read_expected, write_expected
 from ftlab.records.spec import SweepRequest
+from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tabs.experiment import costs
 from ftlab.tabs.experiment.costs import keep_predicted, predict_costs
@@ -305,6 +306,30 @@ def test_the_end_of_a_sweep_counts_what_its_device_has_to_do_before(
     assert (said["ahead"], said["queue"]) == (124, "2 min 04 s")
     make_run(tmp_path, "ia3", "queued", device="cpu", sweep_id="20260103-000000-cccc")
     assert facts(shown(request_, predictor, tmp_path)[-1])["ahead"] is None, "nobody knows it"
+
+
+TWO_CARDS = [Device(f"cuda:{number}", "Card", 24 * GB) for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "count", "ahead"),
+    [
+        ("cuda:0", (), 4, 0),
+        ("cuda:0", ("cuda:0", "cuda:1"), 1, 0),
+        ("cuda:0", ("cuda:0", "cuda:1"), 2, 600),
+        ("cuda:0", ("cuda:0", "cuda:1"), 3, 600),
+        ("cpu", (), 3, 0),
+    ],
+)
+def test_a_sweep_on_two_cards_begins_when_the_first_of_them_is_free(
+    device: str, devices: tuple[str, ...], count: int, ahead: float, tmp_path: Path
+) -> None:
+    for number in range(count):
+        queued = make_run(tmp_path, "lora", "queued", device=device, seed=number)
+        queued.complete_spec(replace(queued.spec(), devices=devices))
+        write_expected(queued, Expected(train=600))
+    runs = RunStore(tmp_path).runs()
+    assert costs.seconds_ahead(runs, TWO_CARDS) == ahead
 
 
 def test_a_launch_keeps_what_was_predicted_of_each_run(
