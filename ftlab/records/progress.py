@@ -7,7 +7,6 @@ many buckets, each pair of neighbours is merged.
 
 from __future__ import annotations
 
-import heapq
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ftlab.basics import units
 from ftlab.basics.files import open_plain
@@ -32,6 +31,7 @@ MOST_BUCKETS = 300
 """At most twice as many points: about one per pixel of the page's figures."""
 
 Point = tuple[int, float]
+Place = TypeVar("Place", str, int)
 
 
 class ThinCurve:
@@ -462,20 +462,25 @@ def seconds_left(
 
 def busy_seconds(left: Sequence[tuple[Run, float]]) -> dict[str, float]:
     """Seconds until each device has done its part of the open runs, of which `left` says what is
-    left: a run that has a device goes on there, then the longest is next where it may begin first.
-    """
+    left: a run that has a device goes on there, the others begin as in `seconds_together`."""
     busy: dict[str, float] = {}
     for run, seconds in sorted(left, key=lambda one: (one[0].status != "running", -one[1])):
         may_use = (run.spec.device,) if run.status == "running" else run.spec.may_use
-        device = min(may_use, key=lambda one: busy.get(one, 0.0))
-        busy[device] = busy.get(device, 0.0) + seconds
+        _begin_on_the_first_free(seconds, may_use, busy)
     return busy
 
 
 def seconds_together(seconds: Iterable[float], devices: int = 1) -> float:
     """Seconds until runs have ended that take so long each and share like devices: the longest
     first, each on the next device that is free, as the dispatcher starts them."""
-    ends = [0.0] * devices
+    busy: dict[int, float] = {}
     for one in sorted(seconds, reverse=True):
-        heapq.heapreplace(ends, ends[0] + one)
-    return max(ends)
+        _begin_on_the_first_free(one, range(devices), busy)
+    return max(busy.values(), default=0.0)
+
+
+def _begin_on_the_first_free(
+    seconds: float, may_use: Iterable[Place], busy: dict[Place, float]
+) -> None:
+    place = min(may_use, key=lambda one: busy.get(one, 0.0))
+    busy[place] = busy.get(place, 0.0) + seconds

@@ -370,14 +370,14 @@ def changed_at(path: Path | str) -> int:
         return NO_FILE
 
 
-RECORDS = ("spec.json", "annotations.json", "result.json")
+_RECORDS = ("spec.json", "annotations.json", "result.json")
 _STARTED_BY = ("metrics.jsonl", "resume")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """When the files of a run were changed, as `changed_at`: its `RECORDS`, and those from which
-    it follows whether it waits; the latter are left out of a run that has ended."""
+    """When the files of a run were changed, as `changed_at`: spec, annotations and result; and those
+    from which it follows whether it waits, which are left out of a run that has ended."""
 
     records: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
@@ -387,7 +387,7 @@ class Changes:
         folder = str(directory.path)  # joining thousands of paths takes longer than the looks
         waiting = () if has_ended else _STARTED_BY
         return cls(
-            tuple(changed_at(f"{folder}/{name}") for name in RECORDS),
+            tuple(changed_at(f"{folder}/{name}") for name in _RECORDS),
             tuple(changed_at(f"{folder}/{name}") for name in waiting),
         )
 
