@@ -376,8 +376,8 @@ _STARTED_BY = ("metrics.jsonl", "resume")
 
 @dataclass(frozen=True)
 class Changes:
-    """When the files of a run were changed, as `changed_at`: spec, annotations and result; and those
-    from which it follows whether it waits, which are left out of a run that has ended."""
+    """When a run's files were changed, as `changed_at`: `records` are spec, annotations and result,
+    `waiting` those that tell whether it waits (none of a run that has ended)."""
 
     records: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
