@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -144,6 +145,19 @@ class Run(StoredRun):
         return {key: values.get(key) for key in ROW_KEYS}
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Has Python's garbage collector rest: it would look through all objects of the process for
+    each few thousand that are made: a quarter of the time in which 10,000 runs are read."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 @dataclass(frozen=True)
 class UnreadableRun:
     """A folder that looks like a run but cannot be read, and why."""
@@ -190,10 +204,11 @@ class RunStore:
     def _runs(self) -> list[Run]:
         unreadable: list[UnreadableRun] = []
         names = run_names(self.folder)
-        if self._indexed is None and len(names) >= FEWEST_RUNS:
-            self._known |= self._read_index(set(names))
-        found = [(self.folder, name) for name in names]
-        runs = self._read_all(found, "measured", self._known, unreadable)
+        with _uncollected():
+            if self._indexed is None and len(names) >= FEWEST_RUNS:
+                self._known |= self._read_index(set(names))
+            found = [(self.folder, name) for name in names]
+            runs = self._read_all(found, "measured", self._known, unreadable)
         self._known = {run.run_id: run for run in runs}
         if self._indexed is not None:
             self._add_to_index(runs, self._indexed)
@@ -284,7 +299,8 @@ class RunStore:
         rows += self._published
         last = self._table
         if last is None or last[0] != rows:  # unchanged runs are the same objects: fast to compare
-            last = self._table = (rows, to_table(rows))
+            with _uncollected():
+                last = self._table = (rows, to_table(rows))
         return last[1].copy(deep=False)
 
     def _all(self, recent: bool = False) -> list[Run]:
