@@ -24,9 +24,9 @@ from ftlab.basics.files import assets_folder, read_record, write_atomically
 from ftlab.basics.units import format_number
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.reference import parse_model
-from ftlab.records.differences import examples_of
-from ftlab.records.recommendation import MEASURES
+from ftlab.records.recommendation import MEASURES, Measure
 from ftlab.records.result import measured_with
+from ftlab.records.seed_variance import Seeds, SeedsSeen, seed_variance
 from ftlab.records.simultaneous import Interval, Simultaneous
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run
@@ -48,7 +48,7 @@ RATIOS: frozenset[Kind] = frozenset({"rate ratio"})
 
 _TO_TRY = 100  # test examples of a person's own try
 _TAILS = (2.5, 97.5)
-_OF_SEEDS = {measure.key: measure.of_seeds for measure in MEASURES}
+_SCORE, _LOSS = MEASURES
 
 
 @dataclass(frozen=True)
@@ -235,6 +235,7 @@ class ClaimsRecord:
     """What the runs of a protocol said.
 
     `rates` has the best learning rate of each ladder, `diverged` the labels of what was left out.
+    `seeds_seen` is how far seeds differ in the sweeps without ladders, by the key of a measure.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -245,6 +246,7 @@ class ClaimsRecord:
     machines: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     diverged: tuple[str, ...] = ()
+    seeds_seen: Mapping[str, tuple[SeedsSeen, ...]] = field(default_factory=dict)
     commit: str | None = None
 
     @property
@@ -320,15 +322,12 @@ class Found:
     @property
     def used(self) -> list[Run]:
         """The runs of the arms, as far as it is known which these are."""
-        found = []
-        for sweep in self._protocol.sweeps:
-            for arm in sweep.arms:
-                if not arm.best_of or self.best_rate(arm.best_of) is not None:
-                    found += [
-                        self.run(sweep, variant, seed)
-                        for variant in self.variants(arm)
-                        for seed in sweep.seeds
-                    ]
+        found = [
+            self.run(sweep, variant, seed)
+            for sweep in self._protocol.sweeps
+            for variant in self.known(sweep)
+            for seed in sweep.seeds
+        ]
         return [run for run in found if run is not None]
 
     def run(self, sweep: StudySweep, variant: Variant, seed: int) -> Run | None:
@@ -370,6 +369,15 @@ class Found:
             raise FtlabError(f"The ladder '{arm.best_of}' is not done.")
         return [replace(variant, learning_rate=rate) for variant in arm.variants]
 
+    def known(self, sweep: StudySweep) -> list[Variant]:
+        """The variants of the sweep, without those at a best rate that is not known yet."""
+        return [
+            variant
+            for arm in sweep.arms
+            if not arm.best_of or self.best_rate(arm.best_of) is not None
+            for variant in self.variants(arm)
+        ]
+
     def best_rate(self, ladder: str) -> float | None:
         """The rate with the lowest mean tuning loss; `None` if a run is missing."""
         arm = self._protocol.arm(ladder)
@@ -394,11 +402,11 @@ class Found:
 
     def losses(self, sweep: StudySweep, variant: Variant) -> Losses | None:
         """(seeds, examples), weighted so that a mean is over tokens; `None` if one is missing."""
-        return self._of_examples(sweep, variant, "loss_after", weighted=True)
+        return self._of_examples(sweep, variant, _LOSS)
 
     def scores(self, sweep: StudySweep, variant: Variant) -> Losses | None:
         """(seeds, examples); `None` if one is missing."""
-        return self._of_examples(sweep, variant, "score_after", weighted=False)
+        return self._of_examples(sweep, variant, _SCORE)
 
     def forgetting(self, sweep: StudySweep, variant: Variant) -> Losses | None:
         """(seeds, passages) of the loss on unrelated text, weighted as `losses`; `None` if one is
@@ -414,27 +422,21 @@ class Found:
         weighted: Losses = np.array(rows, dtype=float) * (counts / counts.mean())
         return weighted
 
-    def _of_examples(
-        self, sweep: StudySweep, variant: Variant, key: str, weighted: bool
-    ) -> Losses | None:
-        import numpy as np
+    def seeds_seen(self, measure: Measure) -> tuple[SeedsSeen, ...]:
+        """How far seeds differ in each sweep without ladders, whose high rates differ more."""
+        found = []
+        for sweep in self._protocol.sweeps:
+            if any(arm.rates for arm in sweep.arms):
+                continue
+            read = [self._of_examples(sweep, one, measure) for one in self.known(sweep)]
+            scores = [one for one in read if one is not None]
+            found.append(measure.seeds_seen(scores, [sweep.seeds] * len(scores)))
+        return tuple(one for one in found if one is not None)
 
+    def _of_examples(self, sweep: StudySweep, variant: Variant, measure: Measure) -> Losses | None:
         runs = [self.run(sweep, variant, seed) for seed in sweep.seeds]
         folders = [str(run.directory.path) for run in runs if run is not None]
-        each = [examples_of(folder, key) for folder in folders]
-        if (
-            len(each) < len(runs)
-            or not each[0]
-            or any(one.keys() != each[0].keys() for one in each)
-        ):
-            return None
-        order = sorted(each[0])
-        values = np.array([[one[place] for place in order] for one in each])
-        tokens = examples_of(folders[0], "tokens") if weighted else {}
-        if all(tokens.get(place, 0) > 0 for place in order):
-            counts = np.array([tokens[place] for place in order])
-            values = values * (counts / counts.mean())
-        return values
+        return measure.of_runs(folders) if len(folders) == len(runs) else None
 
 
 # ---------------------------------------------------------------- estimates
@@ -460,6 +462,7 @@ def tried_claims(protocol: ClaimsProtocol, runs: Sequence[Run]) -> ClaimsRecord:
         {ladder: rate for ladder, rate in rates.items() if rate is not None},
         *measured_with([run.result for run in found.used if run.result]),
         diverged=found.diverged,
+        seeds_seen={measure.key: found.seeds_seen(measure) for measure in MEASURES},
     )
 
 
@@ -487,36 +490,54 @@ def estimate(protocol: ClaimsProtocol, found: Found, asked: Estimate) -> Interva
     known = [one for one in values if one is not None]
     if len(known) < len(values):
         return None
+    among = [
+        one for one in (read(sweeps[0], it) for it in found.known(sweeps[0])) if one is not None
+    ]
     if asked.kind == "largest score difference":
-        return largest_difference(known)
-    return relative_difference(*known) if asked.kind == "loss" else difference(*known)
+        return largest_difference(known, among)
+    of_kind = relative_difference if asked.kind == "loss" else difference
+    return of_kind(known[0], known[1], among)
 
 
-def difference(first: Losses, second: Losses) -> Interval:
-    """The mean of the first less that of the second; each is (seeds, examples)."""
-    level = float((first.mean() + second.mean()) / 2)
-    both = Simultaneous([first, second], _OF_SEEDS["eval_loss_after"] * level**2)
-    return both.difference(0, 1)
+def difference(first: Losses, second: Losses, among: Sequence[Losses] = ()) -> Interval:
+    """The mean of the first less that of the second; each is (seeds, examples), the seeds the same.
+
+    How far seeds differ is pooled over `among`, the variants of their sweep; over both without it.
+    """
+    return _family([first, second], among or [first, second], _LOSS).difference(0, 1)
 
 
-def relative_difference(first: Losses, second: Losses) -> Interval:
+def relative_difference(first: Losses, second: Losses, among: Sequence[Losses] = ()) -> Interval:
     """As `difference`, as a share of the second's mean, which is taken as known."""
-    found, whole = difference(first, second), float(second.mean())
+    found, whole = difference(first, second, among), float(second.mean())
     return Interval(found.mean / whole, found.low / whole, found.high / whole)
 
 
-def largest_difference(scores: Sequence[Losses]) -> Interval:
+def largest_difference(scores: Sequence[Losses], among: Sequence[Losses] = ()) -> Interval:
     """The largest difference of the means of any two, by intervals that hold for all pairs.
 
-    `low` is above 0 only if two are shown to differ.
+    `low` is above 0 only if two are shown to differ; `among` is as in `difference`.
     """
-    family = Simultaneous(scores, _OF_SEEDS["score_after"])
+    family = _family(scores, among or scores, _SCORE)
     pairs = [family.difference(a, b) for a, b in combinations(range(len(scores)), 2)]
     return Interval(
         max(abs(pair.mean) for pair in pairs),
         max(max(pair.low, -pair.high, 0.0) for pair in pairs),
         max(max(abs(pair.low), abs(pair.high)) for pair in pairs),
     )
+
+
+def _family(values: Sequence[Losses], among: Sequence[Losses], measure: Measure) -> Simultaneous:
+    import numpy as np
+
+    level = float(np.mean([one.mean() for one in values]))
+    of_seeds = seed_variance(among, _alike(among), measure.of_seeds_at(level))
+    return Simultaneous(values, _alike(values), of_seeds)
+
+
+def _alike(values: Sequence[Losses], first: int = 0) -> list[Seeds]:
+    """The rows of each are of the same seeds, in one order."""
+    return [range(first, first + len(rows)) for rows in values]
 
 
 def rate_ratio(first: Rungs, second: Rungs, draws: int) -> Interval:
@@ -533,20 +554,27 @@ def rate_ratio(first: Rungs, second: Rungs, draws: int) -> Interval:
     def log_ratio(means: Losses) -> float:
         return best_log_rate(rates[0], means[:split]) - best_log_rate(rates[1], means[split:])
 
-    found = of_means([*first[1], *second[1]], log_ratio, draws)
+    losses = [*first[1], *second[1]]
+    found = of_means(losses, _alike(losses), log_ratio, draws)
     return Interval(*(math.exp(end) for end in (found.mean, found.low, found.high)))
 
 
-def of_means(losses: Sequence[Losses], function: Callable[[Losses], float], draws: int) -> Interval:
+def of_means(
+    losses: Sequence[Losses],
+    seeds: Sequence[Seeds],
+    function: Callable[[Losses], float],
+    draws: int,
+) -> Interval:
     """A function of the mean losses of several variants, and its interval.
 
-    A parametric bootstrap (Efron & Tibshirani 1993, section 6.5) over other examples, which keeps
-    the pairing, and other seeds (`Simultaneous.draws`).
+    A parametric bootstrap (Efron & Tibshirani 1993, section 6.5) over other examples and other
+    seeds, which keeps the pairing (`Simultaneous.draws`).
     """
     import numpy as np
 
     level = float(np.mean([one.mean() for one in losses]))
-    family = Simultaneous(losses, _OF_SEEDS["eval_loss_after"] * level**2)
+    of_seeds = seed_variance(losses, seeds, _LOSS.of_seeds_at(level))
+    family = Simultaneous(losses, seeds, of_seeds)
     drawn = family.draws(draws)
     low, high = np.percentile([function(means) for means in drawn], _TAILS)
     return Interval(function(family.means), float(low), float(high))
@@ -574,4 +602,6 @@ def gap_ratio(last: tuple[Losses, Losses], first: tuple[Losses, Losses], draws: 
     def ratio(means: Losses) -> float:
         return float((means[0] - means[1]) / (means[2] - means[3]))
 
-    return of_means([*last, *first], ratio, draws)
+    # In runs of another length one seed has another order of the examples.
+    seeds = [*_alike(last), *_alike(first, len(last[0]))]
+    return of_means([*last, *first], seeds, ratio, draws)

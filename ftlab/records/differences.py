@@ -40,7 +40,9 @@ from ftlab.records.metrics import METRICS
 from ftlab.records.run import RunDirectory
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 RESAMPLES = 10_000
@@ -360,6 +362,27 @@ def examples_of(run_dir: str, key: str) -> Mapping[Example, float]:
         return _read_examples(run_dir, key, stat.st_mtime_ns, stat.st_size)
     except OSError:
         return {}
+
+
+def scores_of(
+    folders: Sequence[str], key: str, by_tokens: bool = False
+) -> NDArray[np.float64] | None:
+    """(runs, examples) of values in `samples.jsonl`; `None` unless all scored the same examples.
+
+    With `by_tokens` each example is weighted so that the mean over examples is one over tokens.
+    """
+    import numpy as np
+
+    each = [examples_of(folder, key) for folder in folders]
+    if not each or not each[0] or any(one.keys() != each[0].keys() for one in each):
+        return None
+    order = sorted(each[0])
+    values = np.array([[one[place] for place in order] for one in each])
+    tokens = examples_of(folders[0], "tokens") if by_tokens else {}
+    if all(tokens.get(place, 0) > 0 for place in order):
+        counts = np.array([tokens[place] for place in order])
+        values = values * (counts / counts.mean())
+    return values
 
 
 @lru_cache(maxsize=512)  # each redraw of a chart asks for all runs of the sweep again

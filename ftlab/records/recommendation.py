@@ -24,9 +24,17 @@ from ftlab.records.differences import (
     Example,
     differences_of,
     examples_of,
+    scores_of,
 )
 from ftlab.records.metrics import METRICS
 from ftlab.records.result import OPEN, status_label
+from ftlab.records.seed_variance import (
+    Seeds,
+    SeedsSeen,
+    SeedVariance,
+    seed_variance,
+    seeds_seen,
+)
 from ftlab.records.simultaneous import LEVEL, Interval, Simultaneous
 
 if TYPE_CHECKING:
@@ -119,11 +127,11 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class _Measure:
+class Measure:
     """A measure that examples have: its keys in `samples.jsonl`, and the sign of a good one.
 
-    `of_seeds` is the variance of a run's mean by its seed in the recorded sweeps, beyond what
-    single answers explain and pooled over the variants (a test computes it anew); for a loss it is
+    `of_seeds` is how far runs' means differ by the seed, beyond what chance changes in single
+    answers: pooled over the recorded sweeps and studies (a test computes it anew); for a loss it is
     relative to the square of the loss.
     """
 
@@ -131,10 +139,27 @@ class _Measure:
     after: str
     before: str
     sign: int
-    of_seeds: float
+    of_seeds: SeedVariance
     higher: str
     lower: str
     digits: int
+
+    def of_runs(self, folders: Sequence[str]) -> NDArray[np.float64] | None:
+        """(runs, examples), a loss by tokens; `None` unless all scored the same examples."""
+        return scores_of(folders, self.after, by_tokens=self.sign < 0)
+
+    def seeds_seen(
+        self, scores: Sequence[NDArray[np.float64]], seeds: Sequence[Seeds]
+    ) -> SeedsSeen | None:
+        """How far runs differ by their seeds, as `of_seeds` has it; `None` if that is not known."""
+        if len(scores) < 2:
+            return None
+        level = sum(float(runs.mean()) for runs in scores) / len(scores)
+        return seeds_seen(scores, seeds, 1.0 if self.sign > 0 else level)
+
+    def of_seeds_at(self, level: float) -> SeedVariance:
+        """`of_seeds` where the mean is `level`."""
+        return self.of_seeds if self.sign > 0 else self.of_seeds.times(level**2)
 
     def own(self, interval: Interval) -> Interval:
         """In its unit, of an interval where more is better."""
@@ -158,10 +183,10 @@ class _Measure:
 
 
 MEASURES = (
-    _Measure("score_after", "score_after", "score_before", 1, 0.00011, "score higher",
-             "score lower", 2),
-    _Measure("eval_loss_after", "loss_after", "loss_before", -1, 0.0193, "have a lower test loss",
-             "have a higher test loss", 3),
+    Measure("score_after", "score_after", "score_before", 1, SeedVariance(0.00002, 0.00040),
+             "score higher", "score lower", 2),
+    Measure("eval_loss_after", "loss_after", "loss_before", -1, SeedVariance(0.0196, 0.0075),
+             "have a lower test loss", "have a higher test loss", 3),
 )  # fmt: skip
 
 UNTOUCHED = "the untouched model"
@@ -203,7 +228,7 @@ class _Compared:
     """
 
     table: pd.DataFrame
-    measure: _Measure
+    measure: Measure
     variants: tuple[str, ...]
     seeds: tuple[int, ...]
     intervals: Simultaneous
@@ -257,15 +282,16 @@ class _Compared:
         return float(self.intervals.means[at])
 
 
-def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
+def _compared(table: pd.DataFrame, measure: Measure) -> _Compared | str:
     """The runs that can be compared; the reason if there are none."""
     import numpy as np
 
     done = table[table["status"] == "done"]
-    examples: dict[str, list[Mapping[Example, float]]] = {}
-    for variant, folder in zip(done["variant"], done["run_dir"], strict=True):
-        examples.setdefault(str(variant), []).append(examples_of(str(folder), measure.after))
-    places = _most_common(examples)
+    examples: dict[str, dict[int, Mapping[Example, float]]] = {}
+    for variant, seed, folder in zip(done["variant"], done["seed"], done["run_dir"], strict=True):
+        of_seed = examples_of(str(folder), measure.after)
+        examples.setdefault(str(variant), {})[int(seed)] = of_seed
+    places = _most_common({name: list(runs.values()) for name, runs in examples.items()})
     if not places:
         return f"no run has a {measure.noun} of each example"
     if len(places) < FEWEST_EXAMPLES:
@@ -273,11 +299,18 @@ def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
             f"{plural(len(places), 'test example')} can show no difference; score "
             f"{FEWEST_EXAMPLES} or more"
         )
-    own = {name: [r for r in runs if r.keys() == places] for name, runs in examples.items()}
+    own = {
+        name: {seed: run for seed, run in runs.items() if run.keys() == places}
+        for name, runs in examples.items()
+    }
     same = {name: runs for name, runs in own.items() if runs}
     order = sorted(places)
     weights = _weights(done, order) if measure.sign < 0 else np.ones(len(order))
-    columns = [measure.sign * weights * _array(runs, order) for runs in same.values()]
+    columns = [
+        measure.sign * weights * _array(list(runs.values()), order) for runs in same.values()
+    ]
+    seeds = [tuple(runs) for runs in same.values()]
+    trained = len(columns)
     base, precision = _untouched(done, measure, order)
     if base is not None:
         columns.append(measure.sign * weights * base)
@@ -292,9 +325,9 @@ def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
             f"every variant has a {measure.noun} of {value} on every example, so it cannot say "
             "which is better"
         )
-    level = measure.sign * float(np.mean([column.mean() for column in columns]))
-    of_seeds = measure.of_seeds * (1 if measure.sign > 0 else level**2)
-    fixed = frozenset({len(same)}) if base is not None else frozenset[int]()
+    level = float(np.mean([column.mean() for column in columns]))
+    of_seeds = seed_variance(columns[:trained], seeds, measure.of_seeds_at(level))
+    fixed = frozenset(range(trained, len(columns)))
     left_out = [
         f"{plural(len(runs) - len(own[name]), 'run')} of {_short(name)} left out: other examples "
         "were scored."
@@ -303,9 +336,9 @@ def _compared(table: pd.DataFrame, measure: _Measure) -> _Compared | str:
     ]
     if base is None:
         left_out.append("The untouched model is not compared: its answers are not known.")
-    intervals = Simultaneous(columns, of_seeds, fixed)
-    seeds = tuple(map(len, same.values()))
-    return _Compared(table, measure, tuple(same), seeds, intervals, precision, tuple(left_out))
+    intervals = Simultaneous(columns, [*seeds, *[(0,)] * len(fixed)], of_seeds, fixed)
+    counts = tuple(map(len, seeds))
+    return _Compared(table, measure, tuple(same), counts, intervals, precision, tuple(left_out))
 
 
 def _most_common(examples: Mapping[str, Sequence[Mapping[Example, float]]]) -> frozenset[Example]:
@@ -338,7 +371,7 @@ def _array(
 
 
 def _untouched(
-    done: pd.DataFrame, measure: _Measure, order: Sequence[Example]
+    done: pd.DataFrame, measure: Measure, order: Sequence[Example]
 ) -> tuple[NDArray[np.float64] | None, str | None]:
     """The untouched model, (1, examples), and its precision: not quantised if there is a choice."""
     rows = done.sort_values("base_precision", key=lambda held: held != "", kind="stable")
@@ -516,13 +549,13 @@ class _Decision:
         count = len(intervals.means)
         seeds = sorted({standing.seeds for standing in self.standings})
         each = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-        recorded = "; how far seeds differ is taken from the recorded sweeps"
+        recorded = "; how far seeds differ is taken from recorded runs"
         return (
             f"The intervals of {plural(count * (count - 1) // 2, 'difference')} between "
             f"{plural(count, 'model')} hold at once in {100 * LEVEL:.0f} of 100 sweeps, as do "
-            f"those of all scores; paired over {plural(intervals.examples, 'example')}, {each} "
+            f"those of all scores; paired over {plural(intervals.examples, 'example')} and {each} "
             f"{'seed' if seeds == [1] else 'seeds'}"
-            f"{recorded if math.isinf(intervals.seeds.freedom) else ''}."
+            f"{recorded if intervals.of_seeds.is_of_others else ''}."
         )
 
 

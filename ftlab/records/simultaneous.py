@@ -7,11 +7,11 @@ any rule may pick from them. They are those of Hothorn, Bretz & Westfall 2008 ("
 inference in general parametric models", Biometrical Journal 50, section 3.2): the critical value is
 the 95 % point of the largest |t| under the correlations that were seen.
 
-What a repetition of the sweep would change is taken from two sources. Other examples: the
-covariance of the variants' scores over the examples, which holds the pairing. Other seeds: the
-variance between the means of runs that differ in the seed alone. It contains what a seed changes in
-single answers, so that part is taken out of the covariance over the examples. A sweep with too few
-repeats cannot tell; the variance that recorded sweeps had is used.
+What a repetition of the sweep would change is taken from two sources, and both are paired. Other
+examples: the covariance of the variants' scores over the examples. Other seeds: the variance
+between the means of runs that differ in the seed alone, of which a difference between variants has
+only what is not common to all (`ftlab.records.seed_variance`). It contains what a seed changes in
+single answers, so that part is taken out of the covariance over the examples.
 
 An example about which nobody disagrees says nothing of the variance, and with few examples the
 interval is too narrow (Agresti & Min 2005, "Simple improved confidence intervals for comparing
@@ -22,13 +22,14 @@ there, on which all variants score independently of each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
-from ftlab.records.differences import FEWEST_FREEDOM, wilson_interval
+from ftlab.records.differences import wilson_interval
+from ftlab.records.seed_variance import Seeds, SeedVariance, covariance_of_answers, shared
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,27 +61,20 @@ class Interval:
         return self.high < 0
 
 
-@dataclass(frozen=True)
-class SeedVariance:
-    """Of a run's mean, by its seed; `freedom` is infinite for one that the sweep did not show."""
-
-    value: float
-    freedom: float
-
-
 class Simultaneous:
     """Intervals of the variants' means and of their differences.
 
-    `scores` has one array per variant, (seeds, examples), with the same examples in the same order.
-    A variant without randomness of its own, as the untouched model, has one row and is named in
-    `fixed`. `of_seeds` is the variance of a run's mean by its seed where the sweep cannot show it.
-    Raises `ValueError` for fewer than two variants or examples, or if these differ.
+    `scores` has one array per variant, (runs, examples), with the same examples in the same order,
+    and `seeds` the seed of each run. `of_seeds` is how far seeds differ. A variant without
+    randomness of its own, as the untouched model, has one row and is named in `fixed`. Raises
+    `ValueError` for fewer than two variants or examples, or if these differ.
     """
 
     def __init__(
         self,
         scores: Sequence[NDArray[np.float64]],
-        of_seeds: float,
+        seeds: Sequence[Seeds],
+        of_seeds: SeedVariance,
         fixed: frozenset[int] = frozenset(),
     ) -> None:
         import numpy as np
@@ -92,18 +86,16 @@ class Simultaneous:
             raise ValueError(f"{self.examples} example has no variance")
         by_example = np.stack([runs.mean(axis=0) for runs in scores])
         self.means = by_example.mean(axis=1)
+        self.of_seeds = of_seeds
         self._are_shares = bool(by_example.min() >= 0 and by_example.max() <= 1)
         self._on_added = 2 * float(by_example.var())  # mean square of a difference there
-        trained = [runs for at, runs in enumerate(scores) if at not in fixed]
-        self.seeds = seed_variance(trained, of_seeds)
         covariance = np.cov(by_example)
-        if self.seeds.freedom < math.inf:
-            answers = [_of_answers(runs) / len(runs) for runs in scores]
-            covariance = _without_negative(covariance - np.diag(answers))
+        if not of_seeds.is_of_others:
+            covariance = _without_negative(covariance - covariance_of_answers(scores, seeds))
         self._of_examples = covariance / self.examples
-        self._of_seeds = np.array(
-            [0 if at in fixed else self.seeds.value / len(runs) for at, runs in enumerate(scores)]
-        )
+        trained = np.array([at not in fixed for at in range(len(scores))], dtype=float)
+        self._own = trained * of_seeds.own / np.array([len(runs) for runs in scores])
+        self._common = np.outer(trained, trained) * of_seeds.common * shared(seeds)
 
     def draws(self, count: int, seed: int = 0) -> NDArray[np.float64]:
         """Means as repetitions of the sweep might have them, (count, variants), for a bootstrap.
@@ -113,12 +105,12 @@ class Simultaneous:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        nothing, own = np.zeros(len(self.means)), np.sqrt(self._of_seeds)
-        of_examples = rng.multivariate_normal(
-            nothing, self._of_examples, count, check_valid="ignore"
+        nothing = np.zeros(len(self.means))
+        of_examples, of_seeds = (
+            rng.multivariate_normal(nothing, covariance, count, check_valid="ignore")
+            for covariance in (self._of_examples, np.diag(self._own) + self._common)
         )
-        of_seeds = rng.standard_normal((count, len(self.means))) * own
-        freedom = self.seeds.freedom
+        freedom = self.of_seeds.freedom
         if freedom < math.inf:
             of_seeds /= np.sqrt(rng.chisquare(freedom, (count, 1)) / freedom)
         drawn: NDArray[np.float64] = self.means + of_examples + of_seeds
@@ -131,8 +123,8 @@ class Simultaneous:
         examples that would explain its variance (Korn & Graubard 1998, "Confidence intervals for
         proportions with small expected number of positive counts", Survey Methodology 24).
         """
-        value, (errors, critical) = float(self.means[variant]), self._errors_of_means
-        error = float(errors[variant])
+        value = float(self.means[variant])
+        error, critical = (float(each[variant]) for each in self._errors_of_means)
         if not self._are_shares:
             return Interval(value, value - critical * error, value + critical * error)
         most = _MOST_TRIALS * self.examples
@@ -154,38 +146,47 @@ class Simultaneous:
         return self.examples + (_ADDED if self._are_shares else 0)
 
     @cached_property
-    def _errors_of_means(self) -> tuple[NDArray[np.float64], float]:
-        """Their standard errors, and how many of them an interval reaches."""
+    def _errors_of_means(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Their standard errors, and how many of them each interval reaches."""
         import numpy as np
 
-        of_examples = np.diag(self._of_examples)
-        errors = np.sqrt(of_examples + self._of_seeds)
+        parts = (np.diag(self._of_examples), self._own, np.diag(self._common))
+        errors = np.sqrt(sum(parts))
         each = _in_errors(self._draws, errors)
         alike = errors <= _ROUNDING  # all answers right, for example: taken as independent
         shape = (_DRAWS, int(alike.sum()))
         each[:, alike] = abs(np.random.default_rng(2).standard_normal(shape))
-        largest = each.max(axis=1)
-        return errors, self._critical(largest, of_examples, self._of_seeds)
+        return errors, self._critical(parts, lambda kind: each[:, kind].max(axis=1))
 
     @cached_property
     def _reach_of_pairs(self) -> NDArray[np.float64]:
+        """Of the interval of each difference, to both sides; (variants, variants)."""
         import numpy as np
 
-        own, count, whole = np.diag(self._of_examples), self.examples, self._whole
-        of_examples = np.maximum(0, own[:, None] + own[None, :] - 2 * self._of_examples)
-        of_seeds = self._of_seeds[:, None] + self._of_seeds[None, :]
-        errors = np.sqrt(of_examples + of_seeds)
-        largest = np.zeros(_DRAWS)
-        for at in range(len(own) - 1):
-            gaps = self._draws[:, [at]] - self._draws[:, at + 1 :]
-            largest = np.maximum(largest, _in_errors(gaps, errors[at, at + 1 :]).max(axis=1))
-        pairs = np.triu_indices(len(own), 1)
-        critical = self._critical(largest, of_examples[pairs], of_seeds[pairs])
+        count, whole = self.examples, self._whole
+        of_examples, common = (_of_gaps(one) for one in (self._of_examples, self._common))
+        own = self._own[:, None] + self._own[None, :]
+        errors = np.sqrt(of_examples + own + common)
+        first, second = np.triu_indices(len(self._own), 1)
+
+        def largest(kind: NDArray[np.bool_]) -> NDArray[np.float64]:
+            found = np.zeros(_DRAWS)
+            for at in np.unique(first[kind]):
+                others = second[kind & (first == at)]
+                gaps = self._draws[:, [at]] - self._draws[:, others]
+                found = np.maximum(found, _in_errors(gaps, errors[at, others]).max(axis=1))
+            return found
+
+        pairs = (first, second)
+        critical = np.full_like(errors, _ONE)
+        critical[pairs] = self._critical((of_examples[pairs], own[pairs], common[pairs]), largest)
+        critical = np.maximum(critical, critical.T)
         # Variance of the mean difference over all examples with those added, as in Agresti & Min.
         apart = self.means[:, None] - self.means[None, :]
         squares = count * (count * of_examples + apart**2) + (whole - count) * self._on_added
         with_added = (squares / whole - (count * apart / whole) ** 2) / whole
-        reach: NDArray[np.float64] = critical * np.sqrt(np.maximum(0, with_added) + of_seeds)
+        variances = np.maximum(0, with_added) + own + common
+        reach: NDArray[np.float64] = critical * np.sqrt(variances)
         return reach
 
     @cached_property
@@ -193,7 +194,8 @@ class Simultaneous:
         """Errors of the means as they may be, (draws, variants)."""
         import numpy as np
 
-        values, vectors = np.linalg.eigh(self._of_examples + np.diag(self._of_seeds))
+        covariance = self._of_examples + np.diag(self._own) + self._common
+        values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(0, values))
         drawn: NDArray[np.float64] = np.random.default_rng(0).standard_normal(
             (_DRAWS, len(self.means))
@@ -202,22 +204,55 @@ class Simultaneous:
 
     def _critical(
         self,
-        largest: NDArray[np.float64],
-        of_examples: NDArray[np.float64],
-        of_seeds: NDArray[np.float64],
-    ) -> float:
-        """The point of the largest |t|, from draws for a known variance.
+        parts: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+        largest: Callable[[NDArray[np.bool_]], NDArray[np.float64]],
+    ) -> NDArray[np.float64]:
+        """How many standard errors each interval of a family reaches.
 
-        Its degrees of freedom are those of the mean variance (Satterthwaite 1946, "An approximate
-        distribution of estimates of variance components", Biometrics Bulletin 2).
+        `parts` are the variances of each by examples, by its own seeds and by what seeds have in
+        common; `largest` draws the largest |t| of some of them as for known variances. Those with a
+        common part know their variance less well than others, as few seeds show it. So both kinds
+        have a critical value each: the point of its own largest |t| of one rank, which is such that
+        both hold at once as often as promised.
         """
         import numpy as np
 
-        examples, seeds = float(of_examples.mean()), float(of_seeds.mean())
-        parts = examples**2 / (self.examples - 1) + seeds**2 / self.seeds.freedom
-        freedom = (examples + seeds) ** 2 / parts if parts > 0 else float(self.examples - 1)
-        chi = np.random.default_rng(1).chisquare(freedom, _DRAWS) / freedom
-        return max(_ONE, float(np.quantile(largest / np.sqrt(chi), LEVEL)))
+        has_common = parts[2] > _ROUNDING * sum(parts)
+        kinds = [kind for kind in (has_common, ~has_common) if kind.any()]
+        drawn = [
+            largest(kind) / np.sqrt(self._chi(*(float(part[kind].mean()) for part in parts)))
+            for kind in kinds
+        ]
+        ranks = [np.argsort(np.argsort(of_kind)) / _DRAWS for of_kind in drawn]
+        rank = float(np.quantile(np.max(ranks, axis=0), LEVEL))
+        critical = np.zeros(len(has_common))
+        for kind, of_kind in zip(kinds, drawn, strict=True):
+            critical[kind] = max(_ONE, float(np.quantile(of_kind, rank)))
+        return critical
+
+    def _chi(self, of_examples: float, own: float, common: float) -> NDArray[np.float64]:
+        """Draws of an estimate of the sum of the three variances, as a share of it.
+
+        Its degrees of freedom are by Satterthwaite 1946 ("An approximate distribution of estimates
+        of variance components", Biometrics Bulletin 2).
+        """
+        import numpy as np
+
+        parts = of_examples**2 / (self.examples - 1) + own**2 / self.of_seeds.freedom
+        parts += common**2 / self.of_seeds.common_freedom
+        whole = (of_examples + own + common) ** 2
+        freedom = whole / parts if parts > 0 else float(self.examples - 1)
+        chi: NDArray[np.float64] = np.random.default_rng(1).chisquare(freedom, _DRAWS) / freedom
+        return chi
+
+
+def _of_gaps(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The variance of each difference of two."""
+    import numpy as np
+
+    own = np.diag(covariance)
+    found: NDArray[np.float64] = np.maximum(0, own[:, None] + own[None, :] - 2 * covariance)
+    return found
 
 
 def _without_negative(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -234,22 +269,3 @@ def _in_errors(values: NDArray[np.float64], errors: NDArray[np.float64]) -> NDAr
     import numpy as np
 
     return np.divide(abs(values), errors, out=np.zeros_like(values), where=errors > _ROUNDING)
-
-
-def seed_variance(scores: Sequence[NDArray[np.float64]], without: float) -> SeedVariance:
-    """Pooled over the variants, each (seeds, examples); `without`, if too few repeat."""
-    squares = sum((len(runs) - 1) * _of_means(runs) for runs in scores)
-    freedom = sum(len(runs) - 1 for runs in scores)
-    if freedom < FEWEST_FREEDOM:
-        return SeedVariance(without, math.inf)
-    return SeedVariance(squares / freedom, freedom)
-
-
-def _of_means(runs: NDArray[np.float64]) -> float:
-    """Variance of the runs' means."""
-    return float(runs.mean(axis=1).var(ddof=1)) if len(runs) > 1 else 0.0
-
-
-def _of_answers(runs: NDArray[np.float64]) -> float:
-    """Variance of an example's score by the seed."""
-    return float(runs.var(axis=0, ddof=1).mean()) if len(runs) > 1 else 0.0

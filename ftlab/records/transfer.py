@@ -23,7 +23,9 @@ from ftlab.methods.variant import Variant
 from ftlab.models.reference import parse_model
 from ftlab.records.metrics import METRICS
 from ftlab.records.rank_agreement import RankAgreement, mean_ranks, rank_agreement
-from ftlab.records.result import RunResult, measured_with
+from ftlab.records.recommendation import MEASURES, Measure
+from ftlab.records.result import measured_with
+from ftlab.records.seed_variance import SeedsSeen
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run
 from ftlab.settings.training import TrainingSettings
@@ -111,7 +113,8 @@ Agreements = Mapping[str, Mapping[Which, RankAgreement]]
 class TransferRecord:
     """What the runs of a protocol measured, and how far both tables agree.
 
-    `rows` has the methods of which every seed is done.
+    `rows` has the methods of which every seed is done. `seeds_seen` is how far seeds differ, by the
+    key of a measure.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -121,6 +124,7 @@ class TransferRecord:
     agreements: Agreements
     machines: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    seeds_seen: Mapping[str, tuple[SeedsSeen, ...]] = field(default_factory=dict)
     commit: str | None = None
 
     @property
@@ -212,10 +216,10 @@ def published_value(method: StudiedMethod, column: StudiedColumn, which: Which) 
     return row.test_accuracy if column.published == "test_accuracy" else row.forgetting
 
 
-def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, RunResult]]:
-    """By method and seed, the results of the protocol's runs among `runs`: the first of each."""
+def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, Run]]:
+    """By method and seed, the done ones of the protocol's runs among `runs`: the first of each."""
     request = protocol.request
-    found: dict[str, dict[int, RunResult]] = {method.id: {} for method in protocol.methods}
+    found: dict[str, dict[int, Run]] = {method.id: {} for method in protocol.methods}
     for run in runs:
         spec = run.spec
         if run.status != "done" or run.result is None or spec.variant != Variant(spec.method):
@@ -224,27 +228,44 @@ def done_runs(protocol: Protocol, runs: Sequence[Run]) -> dict[str, dict[int, Ru
             request.model, request.task, request.settings,
         )  # fmt: skip
         if same and spec.method in found and spec.seed in protocol.seeds:
-            found[spec.method].setdefault(spec.seed, run.result)
+            found[spec.method].setdefault(spec.seed, run)
     return found
 
 
 def measured(protocol: Protocol, runs: Sequence[Run]) -> TransferRecord:
     """What the runs of that protocol among `runs` measured."""
-    rows, used = {}, []
-    for method, found in done_runs(protocol, runs).items():
-        if len(found) == len(protocol.seeds):
-            used += [found[seed] for seed in protocol.seeds]
-            measures = [vars(found[seed].measures) for seed in protocol.seeds]
-            rows[method] = {
-                column.ours: tuple(one[column.ours] for one in measures)
-                for column in protocol.columns
-            }
+    whole = {
+        method: [found[seed] for seed in protocol.seeds]
+        for method, found in done_runs(protocol, runs).items()
+        if len(found) == len(protocol.seeds)
+    }
+    results = {
+        method: [run.result for run in found if run.result] for method, found in whole.items()
+    }
+    rows = {
+        method: {
+            column.ours: tuple(vars(one.measures)[column.ours] for one in found)
+            for column in protocol.columns
+        }
+        for method, found in results.items()
+    }
     return TransferRecord(
         protocol,
         rows,
         agreements(protocol, rows),
-        *measured_with(used),
+        *measured_with([one for found in results.values() for one in found]),
+        seeds_seen={measure.key: _seeds_seen(protocol, whole, measure) for measure in MEASURES},
     )
+
+
+def _seeds_seen(
+    protocol: Protocol, whole: Mapping[str, Sequence[Run]], measure: Measure
+) -> tuple[SeedsSeen, ...]:
+    folders = [[str(run.directory.path) for run in runs] for runs in whole.values()]
+    read = [measure.of_runs(one) for one in folders]
+    scores = [one for one in read if one is not None]
+    seen = measure.seeds_seen(scores, [protocol.seeds] * len(scores))
+    return () if seen is None else (seen,)
 
 
 def agreements(protocol: Protocol, rows: Rows) -> dict[str, dict[Which, RankAgreement]]:

@@ -26,6 +26,7 @@ from ftlab.race.record import RaceRequest, RaceSettings
 from ftlab.race.recorded import RecordedReading, Recording, read_recording
 from ftlab.race.runner import Reading
 from ftlab.records.recommendation import MEASURES
+from ftlab.records.seed_variance import seed_variance
 from ftlab.records.simultaneous import Simultaneous
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.training import TrainingSettings
@@ -131,7 +132,7 @@ def replay(recording: Recording, minutes: float, seed: int) -> Replayed:
     finalists = [one for one in race.finalists if one in scores and one in runner.scored]
     if not finalists:
         raise ValueError(f"{minutes} minutes are too few: no candidate was scored")
-    pick = max(finalists, key=lambda one: float(scores[one].mean()))
+    pick = max(finalists, key=lambda one: float(np.mean(list(scores[one].values()))))
     return Replayed(
         recording.variants[pick].label,
         is_shown_worse(scores, pick),
@@ -140,18 +141,21 @@ def replay(recording: Recording, minutes: float, seed: int) -> Replayed:
     )
 
 
-def scores_of(recording: Recording) -> dict[int, np.ndarray]:
-    """Of each candidate, (seeds, examples)."""
-    found: dict[int, list[tuple[float, ...]]] = {}
+def scores_of(recording: Recording) -> dict[int, dict[int, tuple[float, ...]]]:
+    """Of each candidate and seed, the score of each example."""
+    found: dict[int, dict[int, tuple[float, ...]]] = {}
     for one in recording.scores:
-        found.setdefault(one.candidate, []).append(one.scores)
-    return {candidate: np.array(rows) for candidate, rows in found.items()}
+        found.setdefault(one.candidate, {})[one.seed] = one.scores
+    return found
 
 
-def is_shown_worse(scores: dict[int, np.ndarray], pick: int) -> bool:
+def is_shown_worse(scores: dict[int, dict[int, tuple[float, ...]]], pick: int) -> bool:
     """Whether any candidate is shown to score higher, by intervals that hold together."""
     order = list(scores)
-    together = Simultaneous([scores[one] for one in order], MEASURES[0].of_seeds)
+    columns = [np.array(list(scores[one].values())) for one in order]
+    seeds = [tuple(scores[one]) for one in order]
+    of_seeds = seed_variance(columns, seeds, MEASURES[0].of_seeds)
+    together = Simultaneous(columns, seeds, of_seeds)
     at = order.index(pick)
     return any(together.difference(it, at).rises for it in range(len(order)) if it != at)
 

@@ -109,16 +109,19 @@ def _coverage(
     return sum(low <= truth <= high for low, high in ends) / times
 
 
+@pytest.mark.parametrize("common", [0.0, 0.2], ids=["", "seeds change both alike"])
 @pytest.mark.parametrize("count", [32, 500])
-def test_intervals_of_a_gap_ratio_hold_as_often_as_they_promise(count: int) -> None:
+def test_intervals_of_a_gap_ratio_hold_as_often_as_they_promise(count: int, common: float) -> None:
     def once(rng: np.random.Generator) -> tuple[float, float]:
         hard = rng.normal(0, 0.4, count)
 
-        def arm(mean: float) -> np.ndarray:
-            own = rng.normal(0, 0.15, (3, count)) + rng.normal(0, 0.02, (3, 1))
-            return np.asarray(1.5 + mean + hard + own)
+        def arms(*means: float) -> tuple[np.ndarray, ...]:
+            alike = 1.5 + hard + rng.normal(0, common, (3, 1))
+            own = [rng.normal(0, 0.15, (3, count)) + rng.normal(0, 0.02, (3, 1)) for _ in means]
+            return tuple(alike + mean + noise for mean, noise in zip(means, own, strict=True))
 
-        found = gap_ratio((arm(0.2), arm(0.0)), (arm(0.6), arm(0.1)), 150)
+        last, first = arms(0.2, 0.0), arms(0.6, 0.1)
+        found = gap_ratio((last[0], last[1]), (first[0], first[1]), 1_500)
         return found.low, found.high
 
     assert _coverage(0.4, once) > 0.9
