@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,6 +15,7 @@ from ftlab.records.claims import RATIOS, Estimated, Tried
 _BAND = "rgba(60,150,90,0.16)"
 _ROW_PIXELS = 104
 _TITLE_SHARE = 0.4  # of a row, above its axis
+_LINE = 52  # letters that fit on a telephone
 
 
 def claim_figure(tried: Tried) -> go.Figure:
@@ -54,9 +56,10 @@ def claim_figure(tried: Tried) -> go.Figure:
             hovertext=[f"{plain(found.words)}: {found.numbers}"],
             hovertemplate="%{hovertext}<extra></extra>", **axes,
         )  # fmt: skip
+        lines = textwrap.wrap(f"{found.words}: {found.numbers}", _LINE)
         fig.add_annotation(
             x=0, y=top - height * 0.04, xref="paper", yref="paper", xanchor="left", yanchor="top",
-            text=plain(f"{found.words}: {found.numbers}"), showarrow=False, align="left",
+            text="<br>".join(map(plain, lines)), showarrow=False, align="left",
         )  # fmt: skip
     return fig
 

@@ -65,7 +65,7 @@ def _train(protocol: ClaimsProtocol, store: RunStore, console: Console) -> None:
 
 
 def lines(record: ClaimsRecord) -> list[str]:
-    """Each claim with its verdict and estimates; which have no estimate yet."""
+    """Each claim with its verdict and estimates; which have no estimate yet; what diverged."""
     claims = {claim.id: claim for claim in record.protocol.claims}
     said = []
     for tried in record.tried:
@@ -77,7 +77,7 @@ def lines(record: ClaimsRecord) -> list[str]:
         said += [
             f"  {one.words}: {one.numbers}; the claim is {one.agreeing}" for one in tried.estimates
         ]
-    return said
+    return [*said, left_out] if (left_out := record.left_out(record.diverged)) else said
 
 
 def document(record: ClaimsRecord) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from ftlab.maintain.__main__ import main
-from ftlab.maintain.claims import BEGIN, END
-from ftlab.records.claims import _PROTOCOL, ClaimsProtocol, read_claims
+from ftlab.maintain.claims import BEGIN, END, lines
+from ftlab.records.claims import _PROTOCOL, ClaimsProtocol, read_claims, tried_claims
 from ftlab.records.store import RunStore
 from tests.records.test_claims import run_sweep, small
 
@@ -47,6 +47,11 @@ def test_what_is_not_measured_yet_is_said_and_the_status_is_1(
 ) -> None:
     assert main(command(tmp_path, small(), "--show")) == 1
     assert capsys.readouterr().out == "LoRA learns less: not measured yet.\n"
+
+
+def test_a_method_that_diverged_at_its_best_rate_is_named() -> None:
+    record = replace(tried_claims(small(), []), diverged=("LoRA lr=0.003",))
+    assert lines(record)[-1] == "Left out, since a run diverged: LoRA lr=0.003."
 
 
 @pytest.mark.model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -61,8 +62,9 @@ def _how(protocol: ClaimsProtocol, claim: Claim, record: ClaimsRecord | None) ->
     for sweep in protocol.sweeps:
         used = {arm for one in claim.estimates if sweep.id in one.sweeps for arm in one.arms}
         for arm in (arm for arm in sweep.arms if arm.id in used):
-            labels += [variant.label for variant in arm.variants]
             rate = record.rates.get(arm.best_of) if record else None
+            variants = [replace(it, learning_rate=rate) if rate else it for it in arm.variants]
+            labels += [variant.label for variant in variants]
             rates = f"{len(arm.rates)} rates" if len(arm.rates) > 1 else "its best rate"
             rates = f"{rate:g}" if rate else rates if arm.rates or arm.best_of else "its own"
             examples = f"{sweep.eval_examples} {sweep.eval_split.replace('_', ' ')}"

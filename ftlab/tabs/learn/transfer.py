@@ -117,7 +117,11 @@ def of_four_bits(claims: ClaimsRecord | None) -> str:
         return ""
     loss = tried.estimates[0]
     ends = f"{loss.value:+.0%} ({loss.low:+.0%} to {loss.high:+.0%})"
-    carries = "" if tried.verdict == "seen" else " This does not carry over."
+    carries = {
+        "seen": "",
+        "not seen": " This does not carry over.",
+        "cannot be seen at this size": " The interval is too wide to show whether it carries over.",
+    }[tried.verdict]
     return (
         "QLoRA has no row in the published table. Here its 4-bit base changes the test loss by "
         f"{ends} against LoRA; the QLoRA paper saw no loss with 7B to 65B.{carries}"
