@@ -13,8 +13,8 @@ from ftlab.methods.families.lora import LORA
 from ftlab.records.claims import RATIOS, Estimated, Tried
 
 _BAND = "rgba(60,150,90,0.16)"
-_ROW_PIXELS = 104
-_TITLE_SHARE = 0.4  # of a row, above its axis
+_ROW_PIXELS = 112
+_TITLE_SHARE = 0.46  # of a row, above its axis
 _LINE = 52  # letters that fit on a telephone
 
 
@@ -34,7 +34,7 @@ def claim_figure(tried: Tried) -> go.Figure:
             },
             f"yaxis{number}": {
                 "anchor": f"x{number}", "range": [-1, 1], "visible": False,
-                "domain": [top - height * 0.72, top - height * _TITLE_SHARE],
+                "domain": [top - height * 0.74, top - height * _TITLE_SHARE],
             },
         })  # fmt: skip
         axes = {"xaxis": f"x{number}", "yaxis": f"y{number}"}
