@@ -250,6 +250,8 @@ class Dispatcher:
         self._oom_kills = count_oom_kills
         self._devices = devices
         self._expected: dict[str, float] = {}
+        self._lacks_expected = False
+        self._ordered: tuple[list[Run], list[Run]] = ([], [])  # as read, and those that are open
         self._children: dict[str, Child] = {}
         self._refused_since: dict[str, float] = {}
         self._given_up: set[str] = set()
@@ -282,8 +284,11 @@ class Dispatcher:
 
     def _waiting(self) -> list[Run]:
         """The open runs, except those whose result could not be written: these are tried once."""
-        runs = in_starting_order(self._store.runs(), self._expected_seconds)
-        return [run for run in runs if run.run_id not in self._given_up]
+        runs = self._store.runs()
+        if runs != self._ordered[0] or self._lacks_expected:
+            self._lacks_expected = False
+            self._ordered = runs, in_starting_order(runs, self._expected_seconds)
+        return [run for run in self._ordered[1] if run.run_id not in self._given_up]
 
     def step(self) -> bool:
         """Ends cancelled runs, records dead workers, starts runs; returns whether any is left."""
@@ -315,6 +320,7 @@ class Dispatcher:
         if run.run_id not in self._expected:
             expected = read_expected(run.directory)
             if expected is None:
+                self._lacks_expected = True  # it may be written soon
                 return 0.0
             self._expected[run.run_id] = expected.total
         return self._expected[run.run_id]

@@ -364,8 +364,8 @@ NO_FILE = -1
 
 def changed_at(path: Path | str) -> int:
     """Modification time of the file in nanoseconds; `NO_FILE` if there is none."""
-    try:
-        return os.stat(path).st_mtime_ns
+    try:  # most are missing, and an error takes as long as a look
+        return os.stat(path).st_mtime_ns if os.access(path, os.F_OK) else NO_FILE
     except OSError:
         return NO_FILE
 

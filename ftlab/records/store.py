@@ -145,15 +145,22 @@ class Run(StoredRun):
         return {key: values.get(key) for key in ROW_KEYS}
 
 
+_MANY_OBJECTS = 100_000
+
+
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Has Python's garbage collector rest: it would look through all objects of the process for
-    each few thousand that are made: a quarter of the time in which 10,000 runs are read."""
+    each few thousand that are made: a quarter of the time in which 10,000 runs are read. Nor does
+    it look through them afterwards, which takes 0.3 s in the middle of an answer: they stay."""
     was_on = gc.isenabled()
     gc.disable()
+    before = gc.get_count()[0]
     try:
         yield
     finally:
+        if gc.get_count()[0] - before > _MANY_OBJECTS:
+            gc.freeze()
         if was_on:
             gc.enable()
 
@@ -205,10 +212,11 @@ class RunStore:
         unreadable: list[UnreadableRun] = []
         names = run_names(self.folder)
         with _uncollected():
+            now = dict[str, Run]()
             if self._indexed is None and len(names) >= FEWEST_RUNS:
-                self._known |= self._read_index(set(names))
+                now = self._read_index(set(names))
             found = [(self.folder, name) for name in names]
-            runs = self._read_all(found, "measured", self._known, unreadable)
+            runs = self._read_all(found, "measured", self._known, unreadable, now)
         self._known = {run.run_id: run for run in runs}
         if self._indexed is not None:
             self._add_to_index(runs, self._indexed)
@@ -275,9 +283,12 @@ class RunStore:
         self.runs()
         return self._published
 
-    def sweep(self, sweep_id: str) -> list[Run]:
-        """The runs of a sweep, own, opened or recorded; an empty list for an imported sweep."""
-        return [run for run in self._all() if run.spec.sweep_id == sweep_id]
+    def sweep(self, sweep_id: str, recent: bool = False) -> list[Run]:
+        """The runs of a sweep, own, opened or recorded; an empty list for an imported sweep.
+
+        With `recent`, the runs are those of `recent_runs`.
+        """
+        return [run for run in self._all(recent) if run.spec.sweep_id == sweep_id]
 
     def find(self, run_id: str) -> Run:
         """The run with that id, own, opened or recorded; raises `FtlabError` if there is none."""
@@ -316,13 +327,18 @@ class RunStore:
         origin: Origin,
         earlier: Mapping[str, Run],
         unreadable: list[UnreadableRun],
+        now: Mapping[str, Run] | None = None,
     ) -> list[Run]:
         """Reads the runs that changed since `earlier`; appends to `unreadable` what it cannot.
 
-        `found` are folders, each with the name of a run in it.
+        `found` are folders, each with the name of a run in it; `now` are runs that are known to be
+        as their files are.
         """
         runs = []
         for folder, name in found:
+            if now and name in now:
+                runs.append(now[name])
+                continue
             run = earlier.get(name)
             if run is not None and _is_unchanged(run):
                 runs.append(run)
@@ -416,9 +432,9 @@ class SweepData:
         return [run for run in self.runs if run.spec.is_base]
 
 
-def sweep_data(store: RunStore, sweep_id: str) -> SweepData:
-    """The sweep with that id; raises `FtlabError` if there is none."""
-    runs = store.sweep(sweep_id)
+def sweep_data(store: RunStore, sweep_id: str, recent: bool = False) -> SweepData:
+    """The sweep with that id, as `RunStore.sweep`; raises `FtlabError` if there is none."""
+    runs = store.sweep(sweep_id, recent)
     if runs:
         trained = to_table(run for run in runs if not run.spec.is_base)
         return SweepData(sweep_id, runs[0].origin, trained, runs=tuple(runs))

@@ -99,8 +99,12 @@ def timed(
 
 
 def pick(page: Page, dropdown: str, option: str) -> Callable[[], None]:
-    """Opens the dropdown now, and gives back the click on its option."""
-    page.locator(f"{dropdown} input").click()
+    """Opens the dropdown now, and gives back the click on its option: typed, as of many sweeps only
+    those that can be seen are in the page."""
+    field = page.locator(f"{dropdown} input")
+    field.click()
+    field.press("Control+a")
+    field.press_sequentially(option)
     chosen = page.get_by_role("option").filter(has_text=option).first
     chosen.wait_for()
     return chosen.click

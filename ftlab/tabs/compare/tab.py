@@ -125,7 +125,7 @@ def build(context: AppContext, links: Links) -> None:
         data = _data(context, shown)
         if data is None:
             return [gr.skip()] * (3 + len(parts.outputs))
-        now = digest(store.table(), data.sweep_id)
+        now = digest(store.table(recent=True), data.sweep_id)
         first = views.show(data.sweep_id, now, None, given(values))
         return [data.sweep_id, now, Asked(data.sweep_id), *parts.updates(first)]
 
@@ -196,7 +196,7 @@ class FirstScreens:
             self.show(sweep, digest(table, sweep))
 
     def _make(self, sweep: str, now: str, adapter: str | None, given: Given) -> View:
-        return view(sweep_data(self._store, sweep), adapter, dict(given))
+        return view(sweep_data(self._store, sweep, recent=True), adapter, dict(given))
 
 
 def read_given(ids: Sequence[str], values: Sequence[Any]) -> Given:
@@ -222,7 +222,7 @@ def is_open(table: pd.DataFrame, sweep: str) -> bool:
 def _data(context: AppContext, sweep: str | None) -> SweepData | None:
     """Returns the sweep; `None`, with a warning in the corner of the page, if it is missing."""
     try:
-        return sweep_data(context.store, sweep or "")
+        return sweep_data(context.store, sweep or "", recent=True)
     except FtlabError as error:
         warn(str(error))
         return None

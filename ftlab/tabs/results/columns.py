@@ -420,8 +420,9 @@ def apply_filters(table: pd.DataFrame, query: Query) -> pd.DataFrame:
         found &= table["sweep_id"] == query.sweep
     for key, wanted in query.facets.items():
         if wanted:
-            ticked = [not {*wanted}.isdisjoint(values) for values in _facet(table, key)]
-            found &= pd.Series(ticked, table.index, dtype=bool)
+            texts = _texts(table, key)
+            ticked = {text for text in {*texts} if not {*wanted}.isdisjoint(_facet(key, text))}
+            found &= pd.Series([text in ticked for text in texts], table.index, dtype=bool)
     words = query.text.lower().split()
     if words and len(table):
         found &= pd.Series(
@@ -435,19 +436,22 @@ def tags_of(tags: Any) -> list[str]:
     return [tag for tag in str(tags or "").split(", ") if tag]
 
 
-def _facet(table: pd.DataFrame, key: str) -> list[list[str]]:
-    """For each row, the values by which a facet filters it."""
-    values = [str(value or "") for value in table[key].tolist()]
+def _texts(table: pd.DataFrame, key: str) -> list[str]:
+    return [str(value or "") for value in table[key].tolist()]
+
+
+def _facet(key: str, text: str) -> list[str]:
+    """The values by which a facet filters a row with that text."""
     if key == "tags":
-        return [tags_of(value) for value in values]
-    if key == "model":  # the bundled model has two names
-        values = [model_label(value) for value in values]
-    return [[value] for value in values]
+        return tags_of(text)
+    return [model_label(text) if key == "model" else text]  # the bundled model has two names
 
 
 def facet_values(table: pd.DataFrame, key: str) -> list[tuple[str, str, int]]:
     """(value, label, row count) for each value of a facet, in order of first appearance."""
-    counts = Counter(value for values in _facet(table, key) for value in values if value)
+    counts = Counter[str]()
+    for text, count in Counter(_texts(table, key)).items():  # thousands of rows have few texts
+        counts.update({value: count for value in _facet(key, text) if value})
     label = _LABELLED.get(key, str)
     return [(value, str(label(value)), count) for value, count in counts.items()]
 
