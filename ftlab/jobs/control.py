@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ftlab.basics.devices import CPU
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.leases import Holder, watch
 from ftlab.basics.locks import FileLock
 from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
@@ -57,14 +58,20 @@ def ensure_dispatcher(runs_folder: Path) -> None:
         return
     try:
         is_running = dispatcher_lock(runs_folder).is_held_elsewhere()
+        is_running = is_running or dispatcher_elsewhere(runs_folder) is not None
     except OSError as error:
         raise FtlabError(f"The runs folder '{runs_folder}' cannot be used ({error}).") from None
     if not is_running:
         start_dispatcher(runs_folder)
 
 
+def dispatcher_elsewhere(runs_folder: Path) -> Holder | None:
+    """The dispatcher of another machine that shares the folder."""
+    return watch().lives_elsewhere(control_folder(runs_folder))
+
+
 def dispatcher_lock(runs_folder: Path) -> FileLock:
-    """Returns the lock that the folder's only dispatcher holds."""
+    """Returns the lock that the folder's only dispatcher on this machine holds."""
     return FileLock(dispatcher_lock_file(runs_folder))
 
 

@@ -17,14 +17,15 @@ import errno
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ftlab.basics.devices import Device, list_devices, memory_in_use
+from ftlab.basics.devices import CPU, Device, list_devices, memory_in_use
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.leases import Lease, LeaseLost, forget
 from ftlab.basics.locks import FileLock, is_unused
 from ftlab.basics.processes import (
     Started,
@@ -36,7 +37,12 @@ from ftlab.basics.processes import (
 from ftlab.basics.system import PROC, read_proc
 from ftlab.basics.units import format_bytes
 from ftlab.jobs import ready
-from ftlab.jobs.control import dispatcher_lock, requested_cancels, settle_cancel
+from ftlab.jobs.control import (
+    control_folder,
+    dispatcher_lock,
+    requested_cancels,
+    settle_cancel,
+)
 from ftlab.prediction.remedies import remedies
 from ftlab.records.base_runs import complete
 from ftlab.records.expected import read_expected
@@ -257,16 +263,26 @@ class Dispatcher:
         self._given_up: set[str] = set()
 
     def work(self) -> None:
-        """Runs until the queue is empty. Returns at once if another dispatcher is running.
+        """Runs until the queue is empty. Returns soon if another dispatcher is running, here or on
+        another machine that shares the folder.
 
         The queue is checked once more after the lock is released: a run may have been queued just
         before, when the dispatcher started for it still found the lock taken.
         """
         lock = dispatcher_lock(self._folder)
         while lock.try_acquire():
+            lease = Lease(control_folder(self._folder))
+            if not lease.acquire():
+                return
             clear_removed(self._folder)
-            while self.step():
-                self._wait()
+            try:
+                while self.step():
+                    self._wait()
+                    lease.renew()
+            except LeaseLost as lost:
+                print(f"ftlab: {lost}", flush=True)  # its workers go on: each has its own lease
+                return
+            lease.release()
             lock.release()
             if not self.step_needed():
                 return
@@ -280,7 +296,8 @@ class Dispatcher:
             time.sleep(min(POLL_SECONDS, _SECONDS_BETWEEN_LOOKS))
 
     def step_needed(self) -> bool:
-        return any(run.is_open for run in self._waiting())
+        there = self._there()
+        return any(not _is_for_another(run, there) for run in self._waiting())
 
     def _waiting(self) -> list[Run]:
         """The open runs, except those whose result could not be written: these are tried once."""
@@ -288,7 +305,10 @@ class Dispatcher:
         if runs != self._ordered[0] or self._lacks_expected:
             self._lacks_expected = False
             self._ordered = runs, in_starting_order(runs, self._expected_seconds)
-        return [run for run in self._ordered[1] if run.run_id not in self._given_up]
+        open_runs = self._ordered[1]
+        if self._given_up:
+            open_runs = [run for run in open_runs if run.run_id not in self._given_up]
+        return open_runs
 
     def step(self) -> bool:
         """Ends cancelled runs, records dead workers, starts runs; returns whether any is left."""
@@ -300,20 +320,30 @@ class Dispatcher:
                 self._cancel(run)
         for run_id in cancels:
             settle_cancel(self._folder, run_id)
-        open_runs = [run for run in open_runs if run.run_id not in cancels]
+        there = self._there()
+        open_runs = [
+            run
+            for run in open_runs
+            if not _is_for_another(run, there) and (not cancels or run.run_id not in cancels)
+        ]
         busy = {child.device for child in self._children.values()}
-        busy |= {run.spec.device for run in open_runs if run.status == "running"}
+        running = [run for run in open_runs if run.status == "running"]
+        busy |= {run.spec.device for run in running if run.directory.elsewhere is None}
         free: dict[str, bool] = {}
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
             if run.status != "queued" or run.run_id in self._children:
                 continue  # a worker that was started has not said so yet
-            device = self._device_for(run.spec, busy, free)
+            device = _device_for(run.spec, there, busy, free)
             if device is not None:
                 busy.add(device)
                 self._start_run(run, device)
         return bool(open_runs or self._children)  # the next step records new deaths
+
+    def _there(self) -> dict[str, Device]:
+        """The devices of this machine."""
+        return {device.id: device for device in self._devices()}
 
     def _expected_seconds(self, run: Run) -> float:
         """0 while nothing is known."""
@@ -324,29 +354,6 @@ class Dispatcher:
                 return 0.0
             self._expected[run.run_id] = expected.total
         return self._expected[run.run_id]
-
-    def _device_for(
-        self, spec: RunSpec, busy: Collection[str], free: dict[str, bool]
-    ) -> str | None:
-        """The device on which the run may start now; `None` if it has to wait.
-
-        `busy` are those that the folder's own runs use; `free` is filled with what was found of the
-        others. Of several like ones, one is taken that nobody else uses. If others use all that are
-        left, the run waits for the next that is free; if none of its devices is the folder's, it
-        waits in line for the first, so that a process that gives way does.
-        """
-        if not spec.devices:
-            return None if spec.device in busy else spec.device
-        there = {device.id: device for device in self._devices()}
-        may_use = [one for one in spec.devices if one in there] or [spec.device]
-        left = [one for one in may_use if one not in busy]
-        for one in left:
-            if one not in free:
-                free[one] = one not in there or is_unused(there[one])
-            if free[one]:
-                return one
-        none_is_ours = len(left) == len(may_use)
-        return left[0] if none_is_ours else None
 
     def _start_run(self, run: Run, device: str) -> None:
         if run.directory.status() != "queued" or _is_held(run.directory):
@@ -399,7 +406,9 @@ class Dispatcher:
         worker = run.directory.worker()
         pid = child.process.pid if child else worker[0] if worker else None
         if pid is None or (child is None and worker is not None and not is_alive(*worker)):
-            self._write(run.directory, _ended("cancelled", "Cancelled before it started."))
+            began = run.directory.elsewhere is not None  # its worker there ends by itself
+            reason = CANCELLED if began else "Cancelled before it started."
+            self._write(run.directory, _ended("cancelled", reason))
             return
         before = memory_in_use(run.spec.device, pid)
         end_process_group(pid, child.process if child else None)
@@ -412,6 +421,7 @@ class Dispatcher:
         directory.clear()  # also makes room
         try:
             directory.write_result(result)
+            forget(directory.path)
         except OSError:
             self._given_up.add(directory.run_id)
         with suppress(OSError, FtlabError):
@@ -419,8 +429,46 @@ class Dispatcher:
                 complete(directory)  # runs that wait for its numbers get none
 
 
+def _is_for_another(run: Run, there: Collection[str]) -> bool:
+    """Whether the run waits for a machine that has its device: it is left to that one."""
+    if run.status != "queued" or run.spec.device in there:
+        return False
+    may_use = run.spec.may_use
+    return (
+        CPU not in may_use
+        and not any(one in there for one in may_use)
+        and (run.directory.is_of_another_node)
+    )
+
+
+def _device_for(
+    spec: RunSpec, there: Mapping[str, Device], busy: Collection[str], free: dict[str, bool]
+) -> str | None:
+    """The device on which the run may start now; `None` if it has to wait.
+
+    `there` are those of this machine. `busy` are those that the folder's own runs use; `free` is
+    filled with what was found of the others. Of several like ones, one is taken that nobody else
+    uses. If others use all that are left, the run waits for the next that is free; if none of its
+    devices is the folder's, it waits in line for the first, so that a process that gives way does.
+    """
+    if not spec.devices:
+        return None if spec.device in busy else spec.device
+    may_use = [one for one in spec.devices if one in there] or [spec.device]
+    left = [one for one in may_use if one not in busy]
+    for one in left:
+        if one not in free:
+            free[one] = one not in there or is_unused(there[one])
+        if free[one]:
+            return one
+    none_is_ours = len(left) == len(may_use)
+    return left[0] if none_is_ours else None
+
+
 def _is_held(directory: RunDirectory) -> bool:
-    """Whether a worker holds the run's lock, which it acquires before its first line."""
+    """Whether a worker holds the run's lock, which it acquires before its first line, or one on
+    another machine its lease."""
+    if directory.elsewhere is not None:
+        return True
     if not directory.lock_file.exists():
         return False  # not started, or the folder was deleted; a lock would create it again
     try:

@@ -9,6 +9,7 @@ All results are written to the run's directory. The exit status is 0 if the run 
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ftlab.basics.errors import FtlabError, one_line
+from ftlab.basics.leases import Lease, LeaseLost, kept
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import boot_id, start_time
 from ftlab.jobs.launch import check_space
@@ -30,6 +32,9 @@ from ftlab.records.resume import Earlier, begin_again, read_earlier
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, needs_hub
 from ftlab.settings.training import trackio_folder
+
+LEFT = 4
+"""Exit status of a worker whose run another machine has taken over, or ended."""
 
 
 def main(arguments: list[str]) -> int:
@@ -47,9 +52,19 @@ def main(arguments: list[str]) -> int:
             raise FtlabError(
                 f"The run {spec.run_id} was started before; a run is never done twice."
             )
-        earlier = read_earlier(directory)
+        lease = Lease(directory.path)
+        if not lease.acquire():
+            raise FtlabError(f"The run {spec.run_id} is being executed by another machine.")
+        try:
+            earlier = read_earlier(directory)
+        except FtlabError:
+            lease.release()
+            raise
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"ftlab: '{directory.path}' cannot be written ({error}).", file=sys.stderr)
         return 2
     _log_to(directory.log_file)
     _set_environment(spec, directory.path.parent)
@@ -58,27 +73,33 @@ def main(arguments: list[str]) -> int:
         "pid": os.getpid(),
         "process_started": start_time(os.getpid()),
         "boot": boot_id(),
+        "node": platform.node(),
         "device": spec.device,
     }
     if earlier is not None:
         begin_again(directory, earlier, start)
-    with LineWriter(directory.metrics_file) as metrics:
-        report = _reporter(metrics, earlier.elapsed if earlier else 0.0)
+    with (
+        LineWriter(directory.metrics_file) as metrics,
+        kept(lease, lambda: _leave_if_over(lease, directory)),
+    ):
+        report = _reporter(metrics, earlier.elapsed if earlier else 0.0, lease)
         if earlier is None:
             report(start)
         result = _download(spec, report, earlier)
-        kept = _kept_file(spec, directory) if result is None and spec.is_base else None
-        if kept is not None:  # needs neither torch nor the device
-            result = kept_bases.take(kept, directory)
+        kept_file = _kept_file(spec, directory) if result is None and spec.is_base else None
+        if kept_file is not None:  # needs neither torch nor the device
+            result = kept_bases.take(kept_file, directory)
         result = result or _wait_for_device(spec, directory, report, earlier)
+    _leave_if_over(lease, directory)
     result = with_expected(result, directory)
     if spec.is_base:
-        _pass_on(directory, result, kept)
+        _pass_on(directory, result, kept_file)
     try:
         directory.write_result(result)
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
+    lease.release()
     try:
         base_runs.settle(directory)
     except Exception:  # this run is done
@@ -202,10 +223,30 @@ def import_libraries() -> None:
             get_checkpoint_conversion_mapping("")
 
 
-def _reporter(file: LineWriter, elapsed: float) -> Any:
+def _leave_if_over(lease: Lease, directory: RunDirectory) -> None:
+    """Ends this process if another machine has taken over the run, or has cancelled it.
+
+    Nothing more is written, so not by an exception either, which would become the run's result.
+    """
+    try:
+        lease.check()
+    except LeaseLost as lost:
+        print(f"ftlab: {lost}", flush=True)
+        os._exit(LEFT)
+    if directory.result_file.exists():
+        print("ftlab: The run was ended from another machine.", flush=True)
+        os._exit(LEFT)
+
+
+def _reporter(file: LineWriter, elapsed: float, lease: Lease) -> Any:
     began = time.monotonic() - elapsed  # monotonic: changes of the system clock have no effect
 
     def report(event: dict[str, Any]) -> None:
+        try:
+            lease.check()
+        except LeaseLost as lost:
+            print(f"ftlab: {lost}", flush=True)
+            os._exit(LEFT)
         elapsed = time.monotonic() - began
         file.append(event | {"at": round(time.time(), 3), "elapsed": round(elapsed, 3)})
 

@@ -16,7 +16,7 @@ from ftlab import __version__
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import FileLock
 from ftlab.basics.system import PROC
-from ftlab.jobs.control import dispatcher_lock, dispatcher_lock_file
+from ftlab.jobs.control import dispatcher_elsewhere, dispatcher_lock, dispatcher_lock_file
 from ftlab.records.store import Run, RunStore
 
 STARTING_SECONDS = 15.0
@@ -52,7 +52,8 @@ def queue_state(runs_folder: Path, runs: Sequence[Run], now: float | None = None
     waited = max(0.0, now - min(run.spec.created_at for run in waiting))
     lock = dispatcher_lock_file(runs_folder)
     pid = _holder(lock, _LOCKS)
-    if pid is not None or _is_held(runs_folder, lock):
+    is_elsewhere = dispatcher_elsewhere(runs_folder) is not None
+    if pid is not None or is_elsewhere or _is_held(runs_folder, lock):
         return QueueState(len(waiting), running, "working", pid, waited)
     work: Work = "starting" if waited < STARTING_SECONDS else "missing"
     return QueueState(len(waiting), running, work, None, waited)

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import MAX_RECORD_BYTES, open_plain, parse_json, read_plain
+from ftlab.basics.leases import Holder, watch
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id, end_process_group, is_alive, start_time
 from ftlab.records.result import OPEN, FinalStatus, JobResult, Status
@@ -84,15 +85,27 @@ class Job(ABC):
         for path in self.left_overs():
             shutil.rmtree(path, ignore_errors=True)
 
+    @property
+    def elsewhere(self) -> Holder | None:
+        """Who works in the folder on another machine that shares it."""
+        return watch().lives_elsewhere(self.folder)
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether its worker lives, here or on another machine."""
+        if self.elsewhere is not None:
+            return True
+        worker = self.worker()
+        return worker is not None and is_alive(*worker)
+
     def status(self) -> JobStatus:
         """Derived from the files and the process table, never stored."""
         result = self.result()
         if result is not None:
             return result.status
-        worker = self.worker()
-        if worker is not None and is_alive(*worker):
+        if self.is_at_work:
             return "running"
-        waiting = self.waiting_status(began=worker is not None)
+        waiting = self.waiting_status(began=self.worker() is not None)
         if waiting is not None:
             return waiting
         late = self.result()  # written between the two reads

@@ -44,7 +44,7 @@ LEFT_OUT = (
 _Subject = tuple[frozenset[str], frozenset[TaskReference], frozenset[str]]
 
 _LOCAL_FACTS = ("platform",)
-_LOCAL_KEYS = ("pid", "process_started", "boot")
+_LOCAL_KEYS = ("pid", "process_started", "boot", "node")
 # `/a/b` and `C:\a`, but not the middle of a URL or of a fraction.
 _MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/[\w.+~-]+/[\w.+~/-]+|\b[A-Za-z]:\\\\?[\w.+-]+")
 

@@ -12,6 +12,8 @@ merged/         the adapter merged into its base, if that was requested
 checkpoints/    the state to resume training from, deleted once the run is done; never exported
 resume          exists while the run waits to resume from its last checkpoint
 pause           the step after which the run pauses, if it was asked to
+lease.N         while a worker is at work: a count for other machines that share the folder
+node            the machine that queued the run
 annotations.json  added by users afterwards: tags, a note, whether the run is archived
 
 A public demo's runs folder is read-only. A marker file in the folder tells every handler, endpoint
@@ -22,6 +24,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -50,6 +53,7 @@ MAX_LINES_BYTES = 256 * 2**20
 """Maximum size of a JSON Lines file: a run of a million steps writes about 200 MB."""
 
 _MAX_FIRST_LINE_BYTES = 2**16
+_NAME = 80
 
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9_-]{3,80}")
 
@@ -82,6 +86,7 @@ class RunDirectory(Job):
     resume_file = InFolder("resume")
     earlier_result_file = InFolder("result.before-resume.json")
     pause_file = InFolder("pause")
+    node_file = InFolder("node")
     partial_adapter = InFolder(".adapter.partial")
     """Where the adapter is written before it is moved to `adapter`."""
     scratch = InFolder(".scratch")
@@ -109,6 +114,8 @@ class RunDirectory(Job):
             self.write_result(result)  # before the spec, else a dispatcher might start the run
         if pause_after is not None:
             self.pause_after(pause_after)
+        if result is None:
+            self.node_file.write_text(platform.node(), encoding="utf-8")
         self.complete_spec(spec)
 
     def pause_after(self, step: int) -> None:
@@ -129,6 +136,14 @@ class RunDirectory(Job):
             return int(read_plain(self.pause_file, MAX_RECORD_BYTES))
         except (OSError, ValueError):
             return None
+
+    @property
+    def is_of_another_node(self) -> bool:
+        """Whether another machine that shares the folder queued the run."""
+        try:
+            return read_plain(self.node_file, MAX_RECORD_BYTES).decode() != platform.node()
+        except (OSError, ValueError):
+            return False
 
     def complete_spec(self, spec: RunSpec) -> None:
         """Writes the spec again, with the values that the worker decided."""
@@ -173,9 +188,18 @@ class RunDirectory(Job):
         return read_json_lines(self.samples_file)
 
     def worker(self) -> tuple[int, float] | None:
+        return worker_of(self._first_line())
+
+    @property
+    def node(self) -> str:
+        """The machine that executes the run, or did; "" if that is not known."""
+        line = self._first_line()
+        return str(line.get("node") or "")[:_NAME] if isinstance(line, dict) else ""
+
+    def _first_line(self) -> Any:
         try:
             with open_plain(self.metrics_file) as file:
-                return worker_of(json.loads(file.readline(_MAX_FIRST_LINE_BYTES)))
+                return json.loads(file.readline(_MAX_FIRST_LINE_BYTES))
         except (OSError, ValueError, RecursionError):
             return None
 
@@ -364,8 +388,8 @@ NO_FILE = -1
 
 def changed_at(path: Path | str) -> int:
     """Modification time of the file in nanoseconds; `NO_FILE` if there is none."""
-    try:  # most are missing, and an error takes as long as a look
-        return os.stat(path).st_mtime_ns if os.access(path, os.F_OK) else NO_FILE
+    try:
+        return os.stat(path).st_mtime_ns
     except OSError:
         return NO_FILE
 
@@ -390,6 +414,17 @@ class Changes:
             tuple(changed_at(f"{folder}/{name}") for name in _RECORDS),
             tuple(changed_at(f"{folder}/{name}") for name in waiting),
         )
+
+    def still_hold(self, directory: RunDirectory) -> bool:
+        """Whether no file that it has a time of was changed, made or deleted since."""
+        folder = str(directory.path)
+        for names, times in ((_RECORDS, self.records), (_STARTED_BY, self.waiting)):
+            for name, time in zip(names, times, strict=False):
+                path = f"{folder}/{name}"
+                # Most are missing, which `stat` says by an error: that takes as long as a look.
+                if os.access(path, os.F_OK) if time == NO_FILE else changed_at(path) != time:
+                    return False
+        return True
 
     @property
     def annotated(self) -> int:

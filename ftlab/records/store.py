@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -367,17 +367,19 @@ def read_run(directory: RunDirectory, origin: Origin = "measured") -> Run:
     status = result.status if result is not None else directory.status()
     if result is None and status not in OPEN:
         result = directory.result()  # it ended between the two reads
+    if status != "queued":
+        changes = replace(changes, waiting=())  # it no longer waits
     annotations = Annotations() if changes.annotated == NO_FILE else read_annotations(directory)
     return Run(directory, spec, status, result, origin, annotations, changes)
 
 
 def _is_unchanged(run: Run) -> bool:
-    """Whether the run is still as it was read; `False` if only its process can tell."""
-    has_ended = run.result is not None
-    now = Changes.of(run.directory, has_ended)
-    if now.records != run.changes.records:
+    """Whether the run is still as it was read."""
+    is_running = run.status == "running"
+    is_known = run.result is not None or is_running or run.status == "queued"
+    if not (is_known and run.changes.still_hold(run.directory)):
         return False
-    return has_ended or (run.status == "queued" and now.waiting == run.changes.waiting)
+    return run.directory.is_at_work if is_running else True
 
 
 def _run_of(row: IndexedRun, directory: RunDirectory, changes: Changes) -> Run:

@@ -55,7 +55,7 @@ def cancel(run: RunDirectory, dispatcher: Dispatcher, saved: bool = False) -> No
     assert (run.adapter / "adapter_model.safetensors").exists() == saved
     assert not any(path.exists() for path in run.left_overs())
     assert {path.name for path in run.path.iterdir()} <= {
-        "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", ".held",
+        "spec.json", "node", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", ".held",
         *(["adapter"] if saved else []),
     }  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,8 +213,7 @@ def test_a_run_that_ends_before_its_base_run_gets_the_same_numbers_afterwards(
     assert run.result().notes == (WAITS, "Something else.")  # type: ignore[union-attr]
     complete(RunDirectory(early / base.run_id))
     assert WAITS in run.result().notes, "the base run has not ended"  # type: ignore[union-attr]
-    (early / base.run_id / "spec.json").unlink()
-    (early / base.run_id).rmdir()
+    shutil.rmtree(early / base.run_id)
     write_base(early, base, before)
     complete(RunDirectory(early / base.run_id))
     assert run.result() == usual.result()
@@ -257,8 +257,7 @@ def test_two_that_end_at_one_moment_on_two_devices_miss_no_numbers(
     unfinished = run.result()
     assert unfinished is not None
     assert WAITS in unfinished.notes
-    (of_base.path / "spec.json").unlink()
-    of_base.path.rmdir()
+    shutil.rmtree(of_base.path)
     write_base(tmp_path, base, evaluation(0.4, 1.2))
     settle(of_base if last == "base run" else run)
     assert WAITS not in run.result().notes  # type: ignore[union-attr]
@@ -279,8 +278,7 @@ def test_a_run_on_a_quantised_base_waits_for_the_one_that_is_not_as_well(tmp_pat
     assert run.result().notes == (WAITS, "Something else.")  # type: ignore[union-attr]
     settle(run)
     assert WAITS in run.result().notes, "the other base run has not ended"  # type: ignore[union-attr]
-    (of_base.path / "spec.json").unlink()
-    of_base.path.rmdir()
+    shutil.rmtree(of_base.path)
     write_base(tmp_path, base, evaluation(0.45, 1.1))
     complete(of_base)
     compared, _ = run.result().notes  # type: ignore[union-attr]

@@ -40,7 +40,8 @@ def look_at_devices(
     gpus = [device for device in devices if device.is_gpu]
     if len(gpus) < 2:
         return ()
-    running = {run.spec.device: run for run in runs if run.status == "running"}
+    own = [run for run in runs if run.status == "running" and run.directory.elsewhere is None]
+    running = {run.spec.device: run for run in own}
     return tuple(
         DeviceView(
             gpu,

@@ -22,10 +22,16 @@ from gradio.components.plot import PlotData
 from ftlab.basics import units
 from ftlab.basics.devices import list_devices
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.leases import Holder
 from ftlab.basics.recent import Recent
 from ftlab.charts.growth import Growth, Tagged, grown
 from ftlab.charts.loss import LossCurve, curve_of, curve_points, draw_losses, loss_figure
-from ftlab.jobs.control import ensure_dispatcher, request_cancel, requested_cancels
+from ftlab.jobs.control import (
+    dispatcher_elsewhere,
+    ensure_dispatcher,
+    request_cancel,
+    requested_cancels,
+)
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.records.progress import (
     Later,
@@ -54,6 +60,7 @@ from ftlab.tabs.widgets import (
     head,
     heading,
     live,
+    note_html,
     plural,
     swatch,
     warn,
@@ -152,6 +159,14 @@ def queue_heading(view: SweepView | None) -> str:
     return heading(title, *([button] if view.is_open else []), sub=_summary(view))
 
 
+def worked_elsewhere(runs: Sequence[Run], holder: Holder | None) -> str:
+    """Says which other machine works through the queue of a shared folder; "" if none does."""
+    if holder is None or not any(run.is_open for run in runs):
+        return ""
+    name = f"The machine {holder.node}" if holder.node else "Another machine"
+    return note_html(f"{name}, which shares this runs folder, works through its queue.")
+
+
 def queue_state(runs: Sequence[Run]) -> str:
     """Changes whenever a run of the folder is queued, gets its expected time, begins or ends."""
     counts = Counter(_stage(run) for run in runs)
@@ -206,7 +221,10 @@ def _row(run: Run, way: Progress, cancelling: bool, several_seeds: bool) -> str:
 
 def _status(run: Run, way: Progress) -> str:
     if run.status == "running":
-        return chip(_SHORT_PHASES.get(way.phase, way.label), "running", title=way.label)
+        elsewhere = run.directory.elsewhere
+        where = f", on the machine {elsewhere.node}" if elsewhere else ""
+        phase = _SHORT_PHASES.get(way.phase, way.label)
+        return chip(phase, "running", title=f"{way.label}{where}")
     return chip(STATUS_LABELS[run.status], run.status)
 
 
@@ -425,6 +443,7 @@ class QueueWatch:
         problem = self._keeper.keep(runs)
         now = Shown(
             heading=f"{queue_heading(view)}{_hidden_state(runs)}"
+            + worked_elsewhere(runs, dispatcher_elsewhere(self._store.folder))
             + field_error([problem] if problem else []),
             devices=devices_html(look_at_devices(runs, list_devices())),
             queue=self._suggested(view) + queue_html(view),

@@ -1,0 +1,260 @@
+"""Leases: who works in a folder that several machines share.
+
+An flock holds on one machine only. So whoever works in a folder also keeps a file there,
+`lease.N`, and counts up in it every few seconds. A machine that sees the count stand still for
+`EXPIRES_SECONDS` of its own clock takes over with `lease.N+1`; clocks are never compared. The file
+of a number can be made only once, so of two that take over one succeeds.
+
+A holder that was stopped meanwhile (suspended, or cut off from the storage) may not know that it
+has lost the lease. `check` is cheap, and looks into the folder only after the holder was late
+itself: call it before each write.
+
+On the machine of the holder itself nobody has to wait: there the flock tells at once whether it is
+alive, so a lease whose `boot` is this machine's counts only with its flock (`ftlab.basics.locks`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from ftlab.basics.files import UnsuitableFile, read_plain
+from ftlab.basics.processes import boot_id
+
+RENEW_SECONDS = 5.0
+EXPIRES_SECONDS = 30.0
+"""A holder counts up six times in it, so that one slow write does not lose a run."""
+
+_LOOK_SECONDS = 1.0
+"""A dispatcher looks more often, at a thousand runs of other machines."""
+
+_FILE = re.compile(r"lease\.(\d{1,9})")
+_DIGITS = 12
+_MOST_BYTES = 1_000
+
+
+class LeaseLost(Exception):
+    """Another machine has taken over: this process must write nothing more."""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """What a lease says of its holder: `node` is the machine's name, `mark` is drawn at random."""
+
+    generation: int
+    count: int
+    node: str
+    boot: str
+    mark: str
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another machine holds it, or this one before it was started anew."""
+        if self.boot and boot_id():
+            return self.boot != boot_id()  # containers of one machine have different names
+        return self.node != platform.node()
+
+
+def seconds() -> float:
+    """A clock that nobody sets, and that counts while the machine is suspended (on Linux)."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """The newest holder; `None` if there is no lease. One that is just being made has no name."""
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith("lease.")]
+    except OSError:
+        return None
+    generation = max(
+        (int(found[1]) for name in names if (found := _FILE.fullmatch(name))), default=0
+    )
+    if not generation:
+        return None
+    try:
+        count, _, rest = read_plain(_file(folder, generation), _MOST_BYTES).partition(b"\n")
+        told = json.loads(rest)
+        return Holder(
+            generation, int(count), str(told["node"]), str(told["boot"]), str(told["mark"])
+        )
+    except FileNotFoundError:  # released, or taken over, between the two looks
+        return None
+    except (OSError, UnsuitableFile, ValueError, KeyError, TypeError):
+        return Holder(generation, 0, "", "", "")
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A holder with its count, seen `since` then, and looked at again then."""
+
+    holder: Holder
+    since: float
+    looked: float
+
+
+class LeaseWatch:
+    """What one process has seen of leases, and when it was seen first by its own clock."""
+
+    def __init__(self, now: Callable[[], float] = seconds) -> None:
+        self._now = now
+        self._seen: dict[Path, _Seen] = {}
+        self._turn = threading.Lock()
+
+    def lives_elsewhere(self, folder: Path, at_once: bool = False) -> Holder | None:
+        """The holder on another machine, unless its count has stood still for too long.
+
+        One that was not looked at before is taken as alive. The answer is up to `_LOOK_SECONDS`
+        old, or of now with `at_once`.
+        """
+        now = self._now()
+        with self._turn:
+            seen = self._seen.get(folder)
+        if seen is None or at_once or now - seen.looked >= _LOOK_SECONDS:
+            holder = holder_of(folder)
+            if holder is None or not holder.is_elsewhere:
+                with self._turn:
+                    self._seen.pop(folder, None)
+                return None
+            is_new = seen is None or seen.holder != holder
+            seen = _Seen(holder, now if is_new or seen is None else seen.since, now)
+            with self._turn:
+                self._seen[folder] = seen
+        return seen.holder if now - seen.since < EXPIRES_SECONDS else None
+
+
+@lru_cache(maxsize=1)
+def watch() -> LeaseWatch:
+    """This process's own."""
+    return LeaseWatch()
+
+
+class Lease:
+    """One process's hold on a folder, for which it has the flock of its own machine already."""
+
+    def __init__(
+        self, folder: Path, watched: LeaseWatch | None = None, now: Callable[[], float] = seconds
+    ) -> None:
+        self._folder = folder
+        self._watched = watched or watch()
+        self._now = now
+        self._mark = secrets.token_hex(8)
+        self._file: Path | None = None
+        self._generation = self._count = 0
+        self._renewed = 0.0
+
+    def try_acquire(self) -> bool:
+        """Takes the lease; `False` if another machine has it, or takes it at this moment.
+
+        Raises `OSError` if the folder cannot be written.
+        """
+        if self._watched.lives_elsewhere(self._folder, at_once=True) is not None:
+            return False
+        before = holder_of(self._folder)
+        generation = before.generation + 1 if before else 1
+        told = {"node": platform.node(), "boot": boot_id(), "mark": self._mark}
+        file = _file(self._folder, generation)
+        try:
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(handle, "wb") as there:
+            there.write(f"{0:0{_DIGITS}}\n{json.dumps(told)}\n".encode())
+        self._file, self._generation = file, generation
+        self._count, self._renewed = 0, self._now()
+        for number in range(max(1, generation - 3), generation):
+            with suppress(OSError):
+                _file(self._folder, number).unlink(missing_ok=True)
+        return True
+
+    def acquire(self, until_alive: bool = True) -> bool:
+        """As `try_acquire`, but waits until a holder on another machine has expired.
+
+        With `until_alive` it gives up once that one has counted up, so is alive.
+        """
+        first = self._watched.lives_elsewhere(self._folder)
+        while not self.try_acquire():
+            holder = self._watched.lives_elsewhere(self._folder)
+            if until_alive and first and holder and holder != first:
+                return False
+            time.sleep(RENEW_SECONDS / 10)
+        return True
+
+    def renew(self) -> None:
+        """Counts up, if it is time. Raises `LeaseLost`."""
+        if self._file is not None and self._now() - self._renewed >= RENEW_SECONDS:
+            self._verify()
+            self._count += 1
+            with suppress(OSError):  # a full disk, or the storage is away: late, so verified later
+                handle = os.open(self._file, os.O_WRONLY | os.O_CLOEXEC)
+                try:
+                    os.pwrite(handle, f"{self._count:0{_DIGITS}}".encode(), 0)
+                finally:
+                    os.close(handle)
+                self._renewed = self._now()
+
+    def check(self) -> None:
+        """Raises `LeaseLost` if another machine has taken over. To be called before each write."""
+        if self._file is not None and self._now() - self._renewed >= EXPIRES_SECONDS / 2:
+            self._verify()
+
+    def release(self) -> None:
+        if self._file is not None:
+            with suppress(OSError, LeaseLost):
+                self._verify()
+                self._file.unlink(missing_ok=True)
+            self._file = None
+
+    def _verify(self) -> None:
+        holder = holder_of(self._folder)
+        if holder is None:
+            return  # the folder was deleted, or the storage is away: a write says so
+        is_newer = holder.generation > self._generation
+        if is_newer or (holder.mark and holder.mark != self._mark):
+            raise LeaseLost(
+                f"The machine '{holder.node}' has taken over '{self._folder.name}', as this one "
+                f"had been silent for {EXPIRES_SECONDS:.0f} s."
+            )
+
+
+def forget(folder: Path) -> None:
+    """Deletes the leases of a folder in which there is nothing more to do."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if _FILE.fullmatch(name):
+                (folder / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def kept(lease: Lease, look: Callable[[], None]) -> Iterator[None]:
+    """Renews the lease in a thread, and calls `look` each time; `look` also after it is lost."""
+    is_over = threading.Event()
+
+    def keep() -> None:
+        while not is_over.wait(RENEW_SECONDS):
+            with suppress(LeaseLost):
+                lease.renew()
+            look()
+
+    thread = threading.Thread(target=keep, daemon=True, name="lease")
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join(RENEW_SECONDS)  # not for ever, where the storage hangs
+
+
+def _file(folder: Path, generation: int) -> Path:
+    return folder / f"lease.{generation}"

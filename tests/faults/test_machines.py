@@ -1,0 +1,208 @@
+"""Two machines share one runs folder: each run is done once, whatever happens to either."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftlab.basics import leases
+from ftlab.basics.leases import Lease, LeaseWatch, holder_of
+from ftlab.jobs.control import control_folder, dispatcher_elsewhere, ensure_dispatcher, note_cancel
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.run_worker import LEFT
+from ftlab.records.resume import ask_to_resume
+from ftlab.records.run import RunDirectory
+from ftlab.records.store import RunStore
+from tests import another_machine
+from tests.training.one_run import queued, spec_of
+from tests.waiting import wait_until
+from tests.workers import DONE, REQUEST, as_started, statuses, worker
+
+EXPIRES = 3.0
+Machine = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """Starts modules on the machine "other", and has leases expire in seconds."""
+    monkeypatch.setattr(leases, "EXPIRES_SECONDS", EXPIRES)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", EXPIRES / 6)
+    leases.watch.cache_clear()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        started.append(another_machine.start("other", module, *arguments, expires=EXPIRES))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        process.wait()
+    leases.watch.cache_clear()
+
+
+def queue(folder: Path) -> list[RunDirectory]:
+    return [RunDirectory(folder / one.run_id) for one in as_started(enqueue_sweep(REQUEST, folder))]
+
+
+def held_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lease:
+    """The lease of a machine that does not count up any more."""
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "boot_id", lambda: "boot of other")
+        patch.setattr(leases.platform, "node", lambda: "other")
+        lease = Lease(folder, LeaseWatch())
+        folder.mkdir(parents=True, exist_ok=True)
+        assert lease.try_acquire()
+    return lease
+
+
+@pytest.mark.fault("another machine has the run")
+def test_a_run_of_another_machine_runs_until_that_one_is_silent_and_is_then_interrupted(
+    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = queue(tmp_path)
+    held_elsewhere(first.path, monkeypatch)
+    line = {"event": "start", "pid": os.getpid(), "process_started": 1.0, "boot": "boot of other"}
+    first.metrics_file.write_text(json.dumps(line | {"node": "other"}) + "\n")
+    os.utime(first.metrics_file, (1, 1))
+    assert first.status() == "running"
+    assert first.node == "other"
+    wait_until(lambda: first.status() == "interrupted", 3 * EXPIRES)
+
+
+@pytest.mark.fault("another machine has the queue")
+def test_while_the_dispatcher_of_another_machine_lives_none_is_started_here(
+    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(tmp_path)
+    held_elsewhere(control_folder(tmp_path), monkeypatch)
+    started: list[Path] = []
+    monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
+    ensure_dispatcher(tmp_path)
+    assert started == []
+    assert dispatcher_elsewhere(tmp_path).node == "other"  # type: ignore[union-attr]
+    wait_until(lambda: dispatcher_elsewhere(tmp_path) is None, 3 * EXPIRES)
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]
+
+
+@pytest.mark.fault("another machine dies with the queue")
+def test_a_dispatcher_takes_over_the_queue_of_a_machine_that_is_gone(
+    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue(tmp_path)
+    held_elsewhere(control_folder(tmp_path), monkeypatch)
+    began = leases.seconds()
+    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    assert leases.seconds() - began >= EXPIRES
+    assert statuses(tmp_path) == ["done"] * 3
+    assert holder_of(control_folder(tmp_path)) is None
+
+
+@pytest.mark.fault("two machines start one run")
+def test_a_worker_leaves_a_run_that_another_machine_is_doing(
+    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = queue(tmp_path)
+    lease = held_elsewhere(first.path, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "boot_id", lambda: "boot of other")
+        late = another_machine.start("third", "ftlab.jobs.run_worker", str(first.path), expires=60)
+        for _ in range(40):
+            lease._renewed = 0.0  # it is alive
+            lease.renew()
+            if late.poll() is not None:
+                break
+            leases.time.sleep(0.5)
+    assert late.wait(60) == 2
+    assert not first.metrics_file.exists()
+    assert first.result() is None
+
+
+@pytest.mark.fault("a run for a device that another machine has")
+def test_a_run_for_a_device_that_only_the_machine_has_which_queued_it_is_left_to_that_one(
+    tmp_path: Path,
+) -> None:
+    runs = queue(tmp_path)
+    away = runs[0]
+    spec = away.spec()
+    away.complete_spec(spec.__class__(**{**vars(spec), "device": "cuda:7"}))
+    away.node_file.write_text("other")
+    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    assert [run.status() for run in runs] == ["queued", "done", "done"]
+
+
+@pytest.mark.fault("a run of another machine is cancelled")
+@pytest.mark.model
+def test_a_worker_ends_when_its_run_is_cancelled_from_another_machine(
+    tiny_model: Path, task_file: Path, tmp_path: Path, other: Machine
+) -> None:
+    run = trained(tmp_path / "runs", tiny_model, task_file, steps=2_000)
+    there = other("ftlab.jobs.run_worker", str(run.path))
+    wait_until(lambda: steps_of(run) > 2, 120)
+    assert run.status() == "running"
+    note_cancel(run.path.parent, [run.run_id])
+    Dispatcher(run.path.parent, worker(lambda run: DONE)).work()
+    assert there.wait(60) == LEFT
+    assert run.result().status == "cancelled"  # type: ignore[union-attr]
+    assert "ended from another machine" in run.log_tail()
+
+
+@pytest.mark.fault("a machine is suspended and another goes on with its run")
+@pytest.mark.model
+def test_a_suspended_machine_that_wakes_up_writes_nothing_and_the_run_is_the_same_bit_for_bit(
+    tiny_model: Path, task_file: Path, tmp_path: Path, other: Machine
+) -> None:
+    steps = 120
+    alone = trained(tmp_path / "alone", tiny_model, task_file, steps)
+    there = other("ftlab.jobs.run_worker", str(alone.path))
+    assert there.wait(90) == 0
+    run = trained(tmp_path / "runs", tiny_model, task_file, steps)
+    suspended = other("ftlab.jobs.run_worker", str(run.path))
+    wait_until(lambda: list(run.checkpoints.glob("checkpoint-*.json")) != [], 120)
+    os.kill(suspended.pid, signal.SIGSTOP)
+    wait_until(lambda: RunStore(run.path.parent).runs()[0].status == "interrupted", 6 * EXPIRES)
+    ask_to_resume(run)
+    third = another_machine.start("third", "ftlab.jobs.run_worker", str(run.path), expires=EXPIRES)
+    assert third.wait(90) == 0
+    before = content(run)
+    os.kill(suspended.pid, signal.SIGCONT)
+    assert suspended.wait(60) == LEFT
+    assert {name: data for name, data in content(run).items() if name != "log.txt"} == {
+        name: data for name, data in before.items() if name != "log.txt"
+    }
+    assert run.node == "third"
+    assert losses(run) == losses(alone)
+    assert [event["event"] for event in run.metrics()].count("start") == 1
+
+
+def trained(folder: Path, model: Path, task_file: Path, steps: int) -> RunDirectory:
+    """A queued run of the tiny model that writes checkpoints."""
+    more = {"steps": steps, "checkpoint_every": 20, "eval_examples": 2, "eval_answers": False}
+    return queued(spec_of(model, task_file, **more), folder)
+
+
+def steps_of(run: RunDirectory) -> int:
+    return sum(event.get("event") == "step" for event in run.metrics())
+
+
+def losses(run: RunDirectory) -> list[Any]:
+    return [event["loss"] for event in run.metrics() if event.get("event") == "step"]
+
+
+def content(run: RunDirectory) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(run.path)): path.read_bytes()
+        for path in sorted(run.path.rglob("*"))
+        if path.is_file()
+    }
