@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BufferedReader
 from pathlib import Path
@@ -158,6 +158,30 @@ def write_atomically(path: Path, data: bytes) -> None:
 
     Raises `OSError`, and then the old content is kept.
     """
+    _write(path, data, os.replace)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """As `write_atomically`, unless the file is there, also if it is made at this moment."""
+    if not path.exists():
+        with suppress(FileExistsError):
+            _write(path, data, _move_once)
+
+
+def _move_once(temporary: str, path: Path) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise FileExistsError(path) from None
+        os.replace(temporary, path)
+    else:
+        os.unlink(temporary)
+
+
+def _write(path: Path, data: bytes, move: Callable[[str, Path], None]) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -165,7 +189,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

@@ -15,6 +15,7 @@ alive, so a lease whose `boot` is this machine's counts only with its flock (`ft
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -24,7 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,10 +36,16 @@ RENEW_SECONDS = 5.0
 EXPIRES_SECONDS = 30.0
 """A holder counts up six times in it, so that one slow write does not lose a run."""
 
+LEFT = 4
+"""Exit status of a process that ends since another machine has taken over."""
+
+_OLD_SECONDS = 120.0
+
 _LOOK_SECONDS = 1.0
 """A dispatcher looks more often, at a thousand runs of other machines."""
 
-_FILE = re.compile(r"lease\.(\d{1,9})")
+_FILE = re.compile(r"lease\.([0-9]{1,6})")
+_NAME = 80
 _DIGITS = 12
 _MOST_BYTES = 1_000
 
@@ -86,12 +93,11 @@ def holder_of(folder: Path) -> Holder | None:
     try:
         count, _, rest = read_plain(_file(folder, generation), _MOST_BYTES).partition(b"\n")
         told = json.loads(rest)
-        return Holder(
-            generation, int(count), str(told["node"]), str(told["boot"]), str(told["mark"])
-        )
+        node = "".join(filter(str.isprintable, str(told["node"])))[:_NAME]  # pages show it
+        return Holder(generation, int(count), node, str(told["boot"]), str(told["mark"]))
     except FileNotFoundError:  # released, or taken over, between the two looks
         return None
-    except (OSError, UnsuitableFile, ValueError, KeyError, TypeError):
+    except (OSError, UnsuitableFile, ValueError, KeyError, TypeError, RecursionError):
         return Holder(generation, 0, "", "", "")
 
 
@@ -102,6 +108,7 @@ class _Seen:
     holder: Holder
     since: float
     looked: float
+    has_counted: bool
 
 
 class LeaseWatch:
@@ -112,26 +119,40 @@ class LeaseWatch:
         self._seen: dict[Path, _Seen] = {}
         self._turn = threading.Lock()
 
-    def lives_elsewhere(self, folder: Path, at_once: bool = False) -> Holder | None:
+    def lives_elsewhere(self, folder: Path, proven: bool = False) -> Holder | None:
         """The holder on another machine, unless its count has stood still for too long.
 
-        One that was not looked at before is taken as alive. The answer is up to `_LOOK_SECONDS`
-        old, or of now with `at_once`.
+        One that was not looked at before is taken as alive, unless its file is so old that clocks
+        would have to differ by `_OLD_SECONDS`. That is no proof, so nobody takes over by it
+        (`proven`). The answer is up to `_LOOK_SECONDS` old, or of now with `proven`.
         """
         now = self._now()
         with self._turn:
             seen = self._seen.get(folder)
-        if seen is None or at_once or now - seen.looked >= _LOOK_SECONDS:
+        if seen is None or proven or now - seen.looked >= _LOOK_SECONDS:
             holder = holder_of(folder)
             if holder is None or not holder.is_elsewhere:
                 with self._turn:
                     self._seen.pop(folder, None)
                 return None
-            is_new = seen is None or seen.holder != holder
-            seen = _Seen(holder, now if is_new or seen is None else seen.since, now)
+            if seen is None or seen.holder != holder:
+                seen = _Seen(holder, now, now, has_counted=seen is not None)
+            else:
+                seen = replace(seen, looked=now)
             with self._turn:
                 self._seen[folder] = seen
-        return seen.holder if now - seen.since < EXPIRES_SECONDS else None
+        if now - seen.since >= EXPIRES_SECONDS:
+            return None
+        if not (proven or seen.has_counted) and _is_old(folder, seen.holder):
+            return None
+        return seen.holder
+
+    def has_counted(self, folder: Path) -> bool:
+        """Whether the holder was seen to count up, so that it is alive for sure."""
+        if self.lives_elsewhere(folder) is None:
+            return False
+        with self._turn:
+            return folder in self._seen and self._seen[folder].has_counted
 
 
 @lru_cache(maxsize=1)
@@ -159,7 +180,7 @@ class Lease:
 
         Raises `OSError` if the folder cannot be written.
         """
-        if self._watched.lives_elsewhere(self._folder, at_once=True) is not None:
+        if self._watched.lives_elsewhere(self._folder, proven=True) is not None:
             return False
         before = holder_of(self._folder)
         generation = before.generation + 1 if before else 1
@@ -169,13 +190,15 @@ class Lease:
             handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(handle, "wb") as there:
-            there.write(f"{0:0{_DIGITS}}\n{json.dumps(told)}\n".encode())
+        try:
+            with os.fdopen(handle, "wb") as there:
+                there.write(f"{0:0{_DIGITS}}\n{json.dumps(told)}\n".encode())
+        except OSError:  # the disk is full
+            file.unlink(missing_ok=True)
+            raise
         self._file, self._generation = file, generation
         self._count, self._renewed = 0, self._now()
-        for number in range(max(1, generation - 3), generation):
-            with suppress(OSError):
-                _file(self._folder, number).unlink(missing_ok=True)
+        _delete(self._folder, below=generation)
         return True
 
     def acquire(self, until_alive: bool = True) -> bool:
@@ -183,10 +206,11 @@ class Lease:
 
         With `until_alive` it gives up once that one has counted up, so is alive.
         """
-        first = self._watched.lives_elsewhere(self._folder)
+        first = self._watched.lives_elsewhere(self._folder, proven=True)
         while not self.try_acquire():
-            holder = self._watched.lives_elsewhere(self._folder)
-            if until_alive and first and holder and holder != first:
+            holder = self._watched.lives_elsewhere(self._folder, proven=True)
+            first = first or holder
+            if until_alive and holder and holder != first:
                 return False
             time.sleep(RENEW_SECONDS / 10)
         return True
@@ -217,40 +241,68 @@ class Lease:
             self._file = None
 
     def _verify(self) -> None:
+        assert self._file is not None
+        is_gone = False
+        try:  # by name, since a directory may be listed from a cache that is a minute old
+            os.close(os.open(self._file, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ESTALE):
+                return  # the storage is away: a write says so
+            is_gone = True
         holder = holder_of(self._folder)
-        if holder is None:
-            return  # the folder was deleted, or the storage is away: a write says so
-        is_newer = holder.generation > self._generation
-        if is_newer or (holder.mark and holder.mark != self._mark):
+        is_other = holder is not None and holder.mark != self._mark
+        if holder and is_other and (holder.mark or holder.generation != self._generation):
             raise LeaseLost(
                 f"The machine '{holder.node}' has taken over '{self._folder.name}', as this one "
                 f"had been silent for {EXPIRES_SECONDS:.0f} s."
             )
+        if is_gone:
+            raise LeaseLost(f"The lease of '{self._folder.name}' is gone.")
 
 
 def forget(folder: Path) -> None:
     """Deletes the leases of a folder in which there is nothing more to do."""
+    _delete(folder)
+
+
+def _delete(folder: Path, below: int = 10**9) -> None:
     with suppress(OSError):
         for name in os.listdir(folder):
-            if _FILE.fullmatch(name):
+            found = _FILE.fullmatch(name)
+            if found and int(found[1]) < below:
                 (folder / name).unlink(missing_ok=True)
 
 
+def _is_old(folder: Path, holder: Holder) -> bool:
+    try:
+        written = _file(folder, holder.generation).stat().st_mtime
+    except OSError:
+        return False
+    return time.time() - written > _OLD_SECONDS
+
+
 @contextmanager
-def kept(lease: Lease, look: Callable[[], None]) -> Iterator[None]:
-    """Renews the lease in a thread, and calls `look` each time; `look` also after it is lost."""
-    is_over = threading.Event()
+def kept(
+    lease: Lease, look: Callable[[], None], lost: Callable[[LeaseLost], None]
+) -> Iterator[threading.Event]:
+    """Renews the lease in a thread, and calls `look` each time until the event is set."""
+    is_over, is_ending = threading.Event(), threading.Event()
 
     def keep() -> None:
         while not is_over.wait(RENEW_SECONDS):
-            with suppress(LeaseLost):
+            try:
                 lease.renew()
-            look()
+                if not is_ending.is_set():
+                    look()
+            except LeaseLost as why:
+                lost(why)
+            except OSError:  # the storage is away for a moment
+                continue
 
     thread = threading.Thread(target=keep, daemon=True, name="lease")
     thread.start()
     try:
-        yield
+        yield is_ending
     finally:
         is_over.set()
         thread.join(RENEW_SECONDS)  # not for ever, where the storage hangs

@@ -6,19 +6,19 @@ Requests are files under `.ftlab/` in the runs folder, so they outlive the proce
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ftlab.basics.devices import CPU
+from ftlab.basics.devices import CPU, list_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.leases import Holder, watch
 from ftlab.basics.locks import FileLock
 from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs import ready
-from ftlab.records.run import RUN_ID, check_writable, find_run, run_directories
-from ftlab.records.spec import needs_hub
+from ftlab.records.run import RUN_ID, RunDirectory, check_writable, find_run, run_directories
+from ftlab.records.spec import RunSpec, needs_hub
 
 
 def control_folder(runs_folder: Path) -> Path:
@@ -54,15 +54,33 @@ def _has_a_run_to_fork(runs_folder: Path) -> bool:
 
 def ensure_dispatcher(runs_folder: Path) -> None:
     """Starts a dispatcher if a run is waiting and none is running. May raise `FtlabError`."""
-    if not any(run.is_waiting for run in run_directories(runs_folder)):
+    if not any(_is_waiting_here(run) for run in run_directories(runs_folder)):
         return
     try:
         is_running = dispatcher_lock(runs_folder).is_held_elsewhere()
-        is_running = is_running or dispatcher_elsewhere(runs_folder) is not None
+        # One that is not known to be alive may be of this machine before a power failure: a
+        # dispatcher that is started finds out.
+        is_running = is_running or watch().has_counted(control_folder(runs_folder))
     except OSError as error:
         raise FtlabError(f"The runs folder '{runs_folder}' cannot be used ({error}).") from None
     if not is_running:
         start_dispatcher(runs_folder)
+
+
+def _is_waiting_here(directory: RunDirectory) -> bool:
+    if not directory.is_waiting or not directory.is_of_another_node:
+        return directory.is_waiting
+    with suppress(FtlabError):  # a damaged run; the dispatcher says so
+        there = {device.id for device in list_devices()}
+        return not is_for_another(directory, directory.spec(), there)
+    return True
+
+
+def is_for_another(directory: RunDirectory, spec: RunSpec, there: Collection[str]) -> bool:
+    """Whether a queued run waits for the machine that queued it, as `there` are this one's devices
+    and none of them may do it."""
+    may_do = spec.device in there or any(one in there or one == CPU for one in spec.may_use)
+    return not may_do and directory.is_of_another_node
 
 
 def dispatcher_elsewhere(runs_folder: Path) -> Holder | None:

@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from ftlab.basics.devices import CPU, Device, list_devices, memory_in_use
+from ftlab.basics.devices import Device, list_devices, memory_in_use
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.leases import Lease, LeaseLost, forget
+from ftlab.basics.leases import LEFT, Lease, LeaseLost, forget
 from ftlab.basics.locks import FileLock, is_unused
 from ftlab.basics.processes import (
     Started,
@@ -40,6 +40,7 @@ from ftlab.jobs import ready
 from ftlab.jobs.control import (
     control_folder,
     dispatcher_lock,
+    is_for_another,
     requested_cancels,
     settle_cancel,
 )
@@ -273,14 +274,17 @@ class Dispatcher:
         while lock.try_acquire():
             lease = Lease(control_folder(self._folder))
             if not lease.acquire():
+                lock.release()
                 return
             clear_removed(self._folder)
             try:
                 while self.step():
                     self._wait()
                     lease.renew()
+                    lease.check()
             except LeaseLost as lost:
                 print(f"ftlab: {lost}", flush=True)  # its workers go on: each has its own lease
+                lock.release()
                 return
             lease.release()
             lock.release()
@@ -385,6 +389,8 @@ class Dispatcher:
                 self._end_if_silent(child)
                 continue
             del self._children[run_id]
+            if code == LEFT:
+                continue  # another machine has the run, or ended it
             worker = child.directory.worker()
             if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
                 continue  # another process has the run; ours found the lock taken and exited
@@ -421,7 +427,8 @@ class Dispatcher:
         directory.clear()  # also makes room
         try:
             directory.write_result(result)
-            forget(directory.path)
+            if directory.elsewhere is None:  # else its worker there looks for the result first
+                forget(directory.path)
         except OSError:
             self._given_up.add(directory.run_id)
         with suppress(OSError, FtlabError):
@@ -430,15 +437,7 @@ class Dispatcher:
 
 
 def _is_for_another(run: Run, there: Collection[str]) -> bool:
-    """Whether the run waits for a machine that has its device: it is left to that one."""
-    if run.status != "queued" or run.spec.device in there:
-        return False
-    may_use = run.spec.may_use
-    return (
-        CPU not in may_use
-        and not any(one in there for one in may_use)
-        and (run.directory.is_of_another_node)
-    )
+    return run.status == "queued" and is_for_another(run.directory, run.spec, there)
 
 
 def _device_for(

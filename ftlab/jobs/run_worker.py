@@ -15,11 +15,13 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.leases import Lease, LeaseLost, kept
+from ftlab.basics.leases import LEFT, Lease, LeaseLost, kept
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import boot_id, start_time
 from ftlab.jobs.launch import check_space
@@ -33,16 +35,12 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, needs_hub
 from ftlab.settings.training import trackio_folder
 
-LEFT = 4
-"""Exit status of a worker whose run another machine has taken over, or ended."""
-
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         print("usage: python -m ftlab.jobs.run_worker RUN_DIR", file=sys.stderr)
         return 2
     directory = RunDirectory(Path(arguments[0]).resolve())
-    earlier = None
     try:
         spec = directory.spec()
         lock = FileLock(directory.lock_file)
@@ -55,16 +53,28 @@ def main(arguments: list[str]) -> int:
         lease = Lease(directory.path)
         if not lease.acquire():
             raise FtlabError(f"The run {spec.run_id} is being executed by another machine.")
-        try:
-            earlier = read_earlier(directory)
-        except FtlabError:
+        if not directory.is_waiting:  # another machine did it while this one waited
             lease.release()
-            raise
+            raise FtlabError(f"The run {spec.run_id} was done by another machine.")
     except FtlabError as error:
         print(f"ftlab: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"ftlab: '{directory.path}' cannot be written ({error}).", file=sys.stderr)
+        return 2
+    look, leave = partial(_leave_if_over, lease, directory), partial(_leave, lease)
+    with kept(lease, look, leave) as is_ending:
+        status = _work(spec, directory, lease, is_ending)
+    lease.release()
+    return status
+
+
+def _work(spec: RunSpec, directory: RunDirectory, lease: Lease, is_ending: Event) -> int:
+    """From the log's first line to the result; returns the exit status."""
+    try:
+        earlier = read_earlier(directory)
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
         return 2
     _log_to(directory.log_file)
     _set_environment(spec, directory.path.parent)
@@ -78,10 +88,7 @@ def main(arguments: list[str]) -> int:
     }
     if earlier is not None:
         begin_again(directory, earlier, start)
-    with (
-        LineWriter(directory.metrics_file) as metrics,
-        kept(lease, lambda: _leave_if_over(lease, directory)),
-    ):
+    with LineWriter(directory.metrics_file) as metrics:
         report = _reporter(metrics, earlier.elapsed if earlier else 0.0, lease)
         if earlier is None:
             report(start)
@@ -91,6 +98,7 @@ def main(arguments: list[str]) -> int:
             result = kept_bases.take(kept_file, directory)
         result = result or _wait_for_device(spec, directory, report, earlier)
     _leave_if_over(lease, directory)
+    is_ending.set()  # from here on a result may be there: its own
     result = with_expected(result, directory)
     if spec.is_base:
         _pass_on(directory, result, kept_file)
@@ -99,7 +107,6 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"The result could not be written: {error}", flush=True)
         return 1
-    lease.release()
     try:
         base_runs.settle(directory)
     except Exception:  # this run is done
@@ -223,19 +230,22 @@ def import_libraries() -> None:
             get_checkpoint_conversion_mapping("")
 
 
-def _leave_if_over(lease: Lease, directory: RunDirectory) -> None:
-    """Ends this process if another machine has taken over the run, or has cancelled it.
+def _leave(lease: Lease, why: LeaseLost | str) -> None:
+    """Ends this process. Nothing more is written, so not by an exception either, which would become
+    the run's result."""
+    print(f"ftlab: {why}", flush=True)
+    lease.release()
+    os._exit(LEFT)
 
-    Nothing more is written, so not by an exception either, which would become the run's result.
-    """
+
+def _leave_if_over(lease: Lease, directory: RunDirectory) -> None:
+    """Ends this process if another machine has taken over the run, or has ended it."""
     try:
         lease.check()
     except LeaseLost as lost:
-        print(f"ftlab: {lost}", flush=True)
-        os._exit(LEFT)
+        _leave(lease, lost)
     if directory.result_file.exists():
-        print("ftlab: The run was ended from another machine.", flush=True)
-        os._exit(LEFT)
+        _leave(lease, "The run was ended from another machine.")
 
 
 def _reporter(file: LineWriter, elapsed: float, lease: Lease) -> Any:
@@ -245,8 +255,7 @@ def _reporter(file: LineWriter, elapsed: float, lease: Lease) -> Any:
         try:
             lease.check()
         except LeaseLost as lost:
-            print(f"ftlab: {lost}", flush=True)
-            os._exit(LEFT)
+            _leave(lease, lost)
         elapsed = time.monotonic() - began
         file.append(event | {"at": round(time.time(), 3), "elapsed": round(elapsed, 3)})
 

@@ -46,6 +46,7 @@ def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
         status = directory.status()
         if status in OPEN:
             raise FtlabError(f"'{run_id}' is still {status}; cancel it first, then delete it.")
+        directory.check_not_elsewhere()
         check_not_merging(directory)
     return list(going.values())
 

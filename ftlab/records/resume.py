@@ -142,6 +142,7 @@ def ask_to_resume(directory: RunDirectory) -> None:
         raise FtlabError(
             f"The run {directory.run_id} is {status}; only one that ended early can be resumed."
         )
+    directory.check_not_elsewhere()
     trusted_checkpoint(directory)
     try:
         directory.resume_file.touch()
@@ -166,8 +167,12 @@ def begin_anew(directory: RunDirectory) -> None:
         raise FtlabError(
             f"The run {directory.run_id} is {status}; only one that ended early can begin anew."
         )
+    directory.check_not_elsewhere()
     result = directory.result_file
-    kept = {directory.spec_file, directory.pause_file, directory.annotations_file, result}
+    kept = {
+        directory.spec_file, directory.pause_file, directory.annotations_file,
+        directory.node_file, result,
+    }  # fmt: skip
     try:
         for path in directory.path.iterdir():
             if path in kept:

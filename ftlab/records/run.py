@@ -41,6 +41,7 @@ from ftlab.basics.files import (
     read_plain,
     read_record,
     write_atomically,
+    write_once,
 )
 from ftlab.records.job import InFolder, Job, age_seconds, worker_of
 from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_result
@@ -145,6 +146,15 @@ class RunDirectory(Job):
         except (OSError, ValueError):
             return False
 
+    def check_not_elsewhere(self) -> None:
+        """Raises `FtlabError` while a worker on another machine has the run, also an ended one."""
+        holder = self.elsewhere
+        if holder is not None:
+            raise FtlabError(
+                f"The worker of '{self.run_id}' on the machine {holder.node} is still ending; "
+                "try again in half a minute."
+            )
+
     def complete_spec(self, spec: RunSpec) -> None:
         """Writes the spec again, with the values that the worker decided."""
         write_atomically(self.spec_file, dump_spec(spec))
@@ -167,8 +177,7 @@ class RunDirectory(Job):
 
     def write_result(self, result: RunResult) -> None:
         """Writes the result unless one exists: a finished run is never overwritten."""
-        if not self.result_file.exists():
-            write_atomically(self.result_file, dump_result(result))
+        write_once(self.result_file, dump_result(result))
 
     def complete_result(self, result: RunResult) -> None:
         """Replaces the result by the same one with the numbers of a base run that ended later."""
@@ -194,7 +203,8 @@ class RunDirectory(Job):
     def node(self) -> str:
         """The machine that executes the run, or did; "" if that is not known."""
         line = self._first_line()
-        return str(line.get("node") or "")[:_NAME] if isinstance(line, dict) else ""
+        name = str(line.get("node") or "") if isinstance(line, dict) else ""
+        return UNFIT.sub("", name)[:_NAME]
 
     def _first_line(self) -> Any:
         try:

@@ -127,7 +127,7 @@ def pooled(seen: Iterable[SeedsSeen]) -> SeedVariance:
     own = sum(one.own * one.freedom for one in found) / sum(one.freedom for one in found)
     freedom = sum(one.whole_freedom for one in found)
     whole = sum(one.whole * one.whole_freedom for one in found) / freedom
-    return SeedVariance(max(0.0, whole - own), own)
+    return SeedVariance(max(0.0, whole - own), max(0.0, own))
 
 
 def shared(seeds: Sequence[Seeds]) -> NDArray[np.float64]:

@@ -95,6 +95,24 @@ def test_a_count_that_stands_still_is_taken_over_and_the_older_holder_writes_not
     holder = holder_of(tmp_path)
     assert holder is not None
     assert (holder.node, holder.generation) == ("other", 2)
+    assert os.listdir(tmp_path) == ["lease.2"]
+
+
+def test_a_holder_is_known_to_be_alive_once_it_was_seen_to_count(
+    tmp_path: Path, one: Machine, other: Machine
+) -> None:
+    held = one.takes(tmp_path)
+    assert held is not None
+    with other.at_work():
+        assert not other.watch.has_counted(tmp_path)
+        one.now += RENEW_SECONDS
+        other.now += RENEW_SECONDS
+        held.renew()
+        assert other.watch.has_counted(tmp_path)
+        other.now += EXPIRES_SECONDS + 1
+        other.watch.lives_elsewhere(tmp_path)
+        other.now += EXPIRES_SECONDS + 1
+        assert not other.watch.has_counted(tmp_path)
 
 
 def test_a_holder_that_was_not_late_does_not_look(tmp_path: Path, one: Machine) -> None:
@@ -196,24 +214,101 @@ def test_a_full_disk_makes_the_holder_late_but_it_goes_on(
     held.check()
 
 
-def test_a_folder_that_is_deleted_is_no_loss(tmp_path: Path, one: Machine) -> None:
+@pytest.mark.parametrize("is_taken_over", [True, False], ids=["then released", "with the folder"])
+def test_a_lease_that_is_gone_is_lost(
+    tmp_path: Path, one: Machine, other: Machine, is_taken_over: bool
+) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     held = one.takes(folder)
     assert held is not None
-    (folder / "lease.1").unlink()
-    folder.rmdir()
+    if is_taken_over:
+        assert other.sees(folder) == "one"
+        other.now += EXPIRES_SECONDS + 1
+        later = other.takes(folder)
+        assert later is not None
+        later.release()
+    else:
+        (folder / "lease.1").unlink()
+        folder.rmdir()
     one.now += EXPIRES_SECONDS
-    held.renew()
-    held.check()
+    for act in (held.check, held.renew):
+        with pytest.raises(LeaseLost, match="is gone"):
+            act()
     held.release()
+
+
+def test_storage_that_is_away_is_no_loss(
+    tmp_path: Path, one: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = one.takes(tmp_path)
+    assert held is not None
+    one.now += EXPIRES_SECONDS
+
+    def away(*_: object) -> int:
+        raise OSError(errno.EIO, "away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.os, "open", away)
+        held.check()
+        held.renew()
+    held.renew()
+    assert holder_of(tmp_path).count == 2  # type: ignore[union-attr]
+
+
+def test_an_old_file_is_shown_as_dead_at_the_first_look_but_nobody_takes_over_by_that(
+    tmp_path: Path, one: Machine, other: Machine
+) -> None:
+    held = one.takes(tmp_path)
+    assert held is not None
+    os.utime(tmp_path / "lease.1", (1, 1))
+    assert other.sees(tmp_path) is None
+    assert other.takes(tmp_path) is None
+    one.now += RENEW_SECONDS
+    other.now += RENEW_SECONDS
+    held.renew()
+    os.utime(tmp_path / "lease.1", (1, 1))
+    assert other.sees(tmp_path) == "one", "it counts up, whatever its clock says"
+
+
+def test_a_full_disk_leaves_no_empty_lease(
+    tmp_path: Path, one: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> object:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases.json, "dumps", full)
+        with pytest.raises(OSError, match="full"):
+            one.takes(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.hostile("leases")
+@pytest.mark.parametrize(
+    "content", [b"0\n" + b"[" * 990, b'0\n{"node":"\\ud800\\u202e","boot":"b","mark":"m"}']
+)
+def test_a_hostile_lease_is_a_holder_with_a_name_that_can_be_shown(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "lease.1").write_bytes(content)
+    (tmp_path / "lease.\u0669").write_text("")
+
+    def deep(depth: int) -> str:
+        if depth:
+            return deep(depth - 1)
+        holder = holder_of(tmp_path)
+        assert holder is not None
+        return holder.node
+
+    assert deep(200) == ""
 
 
 def test_a_thread_counts_up_and_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.02)
     held, looks = Lease(tmp_path, LeaseWatch()), list[int]()
     assert held.try_acquire()
-    with kept(held, lambda: looks.append(1)):
+    with kept(held, lambda: looks.append(1), lambda why: None):
         deadline = leases.seconds() + 20
         while (holder := holder_of(tmp_path)) and holder.count < 3:
             assert leases.seconds() < deadline

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 
-from ftlab.basics import leases
-from ftlab.basics.leases import Lease, LeaseWatch, holder_of
+from ftlab.basics import files, leases
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.leases import LEFT, Lease, LeaseWatch, holder_of
+from ftlab.jobs import run_worker
 from ftlab.jobs.control import control_folder, dispatcher_elsewhere, ensure_dispatcher, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep
-from ftlab.jobs.run_worker import LEFT
-from ftlab.records.resume import ask_to_resume
+from ftlab.records.removal import remove_runs
+from ftlab.records.result import RunResult
+from ftlab.records.resume import ask_to_resume, begin_anew
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
 from tests import another_machine
@@ -85,15 +88,20 @@ def test_while_the_dispatcher_of_another_machine_lives_none_is_started_here(
     tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue(tmp_path)
-    held_elsewhere(control_folder(tmp_path), monkeypatch)
+    lease = held_elsewhere(control_folder(tmp_path), monkeypatch)
     started: list[Path] = []
     monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
     ensure_dispatcher(tmp_path)
-    assert started == []
+    assert started == [tmp_path], "it finds out whether the other one is alive"
+    lease._renewed -= EXPIRES
+    lease.renew()
+    leases.time.sleep(1.1)
+    ensure_dispatcher(tmp_path)
+    assert started == [tmp_path]
     assert dispatcher_elsewhere(tmp_path).node == "other"  # type: ignore[union-attr]
     wait_until(lambda: dispatcher_elsewhere(tmp_path) is None, 3 * EXPIRES)
     ensure_dispatcher(tmp_path)
-    assert started == [tmp_path]
+    assert started == [tmp_path] * 2
 
 
 @pytest.mark.fault("another machine dies with the queue")
@@ -127,6 +135,60 @@ def test_a_worker_leaves_a_run_that_another_machine_is_doing(
     assert late.wait(60) == 2
     assert not first.metrics_file.exists()
     assert first.result() is None
+
+
+@pytest.mark.fault("two machines start one run")
+def test_a_worker_that_waited_for_another_machine_does_not_do_again_what_that_one_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = queue(tmp_path)
+
+    def waited(lease: Lease) -> bool:
+        first.metrics_file.write_text('{"event": "start", "pid": 1, "process_started": 1.0}\n')
+        first.write_result(RunResult("done", ""))
+        return lease.try_acquire()
+
+    monkeypatch.setattr(Lease, "acquire", waited)
+    assert run_worker.main([str(first.path)]) == 2
+    assert len(first.metrics()) == 1
+    assert holder_of(first.path) is None
+
+
+@pytest.mark.fault("a run of another machine is cancelled")
+def test_a_cancelled_run_is_neither_resumed_nor_deleted_while_its_worker_elsewhere_ends(
+    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = queue(tmp_path)
+    lease = held_elsewhere(first.path, monkeypatch)
+    note_cancel(tmp_path, [first.run_id])
+    Dispatcher(tmp_path, worker(lambda run: DONE)).step()
+    assert first.status() == "cancelled"
+    assert first.elsewhere is not None, "its worker still has to find out"
+    for act in (ask_to_resume, begin_anew, lambda run: remove_runs(tmp_path, [run.run_id])):
+        with pytest.raises(FtlabError, match="on the machine other is still ending"):
+            act(first)
+    lease._file.unlink()  # type: ignore[union-attr]
+    leases.time.sleep(1.1)
+    begin_anew(first)
+    assert first.status() == "queued"
+    assert first.node_file.exists()
+
+
+@pytest.mark.fault("two machines end one run")
+def test_a_result_that_appears_as_another_is_written_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *_ = queue(tmp_path)
+    whole = files._move_once
+
+    def late(temporary: str, path: Path) -> None:
+        path.write_bytes(b'{"status": "done"}')
+        whole(temporary, path)
+
+    monkeypatch.setattr(files, "_move_once", late)
+    first.write_result(RunResult("cancelled", "Late."))
+    assert first.status() == "done"
+    assert not list(first.path.glob(".result*"))
 
 
 @pytest.mark.fault("a run for a device that another machine has")
