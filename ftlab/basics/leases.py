@@ -2,8 +2,8 @@
 
 An flock holds on one machine only. So whoever works in a folder also keeps a file there,
 `lease.N`, and counts up in it every few seconds. A machine that sees the count stand still for
-`EXPIRES_SECONDS` of its own clock takes over with `lease.N+1`; clocks are never compared. The file
-of a number can be made only once, so of two that take over one succeeds.
+`EXPIRES_SECONDS` of its own clock takes over with `lease.N+1`; nobody does so by comparing clocks.
+The file of a number can be made only once, so of two that take over one succeeds.
 
 A holder that was stopped meanwhile (suspended, or cut off from the storage) may not know that it
 has lost the lease. `check` is cheap, and looks into the folder only after the holder was late
@@ -40,6 +40,7 @@ LEFT = 4
 """Exit status of a process that ends since another machine has taken over."""
 
 _OLD_SECONDS = 120.0
+"""A command that looks once, hours after a power failure, must not call a run running."""
 
 _LOOK_SECONDS = 1.0
 """A dispatcher looks more often, at a thousand runs of other machines."""
