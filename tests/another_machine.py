@@ -1,7 +1,6 @@
 """A process of another machine that shares the folder: another boot, another name, its own locks.
 
-Run as: python -m tests.another_machine NODE MODULE [ARGUMENT ...]
-
+Its arguments are the machine's name, a module to run, and that module's own; `start` starts it.
 `FTLAB_TEST_EXPIRES` shortens the seconds after which a lease expires.
 """
 
