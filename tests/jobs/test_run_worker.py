@@ -47,7 +47,7 @@ def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
     done = work(queued)
     assert done.returncode == 0, queued.log_tail()
     assert {entry.name for entry in queued.path.iterdir()} == {
-        "spec.json", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", "adapter",
+        "spec.json", "node", "metrics.jsonl", "log.txt", "result.json", "samples.jsonl", "adapter",
     }  # fmt: skip
     events = queued.metrics()
     assert events[0]["event"] == "start"
