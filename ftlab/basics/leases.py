@@ -199,19 +199,17 @@ class Lease:
             raise
         self._file, self._generation = file, generation
         self._count, self._renewed = 0, self._now()
-        _delete(self._folder, below=generation)
+        forget(self._folder, below=generation)
         return True
 
-    def acquire(self, until_alive: bool = True) -> bool:
-        """As `try_acquire`, but waits until a holder on another machine has expired.
-
-        With `until_alive` it gives up once that one has counted up, so is alive.
-        """
+    def acquire(self) -> bool:
+        """As `try_acquire`, but waits until a holder on another machine has expired, and gives up
+        once that one has counted up, so is alive."""
         first = self._watched.lives_elsewhere(self._folder, proven=True)
         while not self.try_acquire():
             holder = self._watched.lives_elsewhere(self._folder, proven=True)
             first = first or holder
-            if until_alive and holder and holder != first:
+            if holder and holder != first:
                 return False
             time.sleep(RENEW_SECONDS / 10)
         return True
@@ -261,12 +259,8 @@ class Lease:
             raise LeaseLost(f"The lease of '{self._folder.name}' is gone.")
 
 
-def forget(folder: Path) -> None:
-    """Deletes the leases of a folder in which there is nothing more to do."""
-    _delete(folder)
-
-
-def _delete(folder: Path, below: int = 10**9) -> None:
+def forget(folder: Path, below: int = 10**9) -> None:
+    """Deletes the leases of a folder, or those with a number `below` that, which are over."""
     with suppress(OSError):
         for name in os.listdir(folder):
             found = _FILE.fullmatch(name)

@@ -68,8 +68,10 @@ def ensure_dispatcher(runs_folder: Path) -> None:
 
 
 def _is_waiting_here(directory: RunDirectory) -> bool:
-    if not directory.is_waiting or not directory.is_of_another_node:
-        return directory.is_waiting
+    if not directory.is_waiting:
+        return False
+    if not directory.is_of_another_node:
+        return True
     with suppress(FtlabError):  # a damaged run; the dispatcher says so
         there = {device.id for device in list_devices()}
         return not is_for_another(directory, directory.spec(), there)

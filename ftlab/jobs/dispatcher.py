@@ -281,7 +281,6 @@ class Dispatcher:
                 while self.step():
                     self._wait()
                     lease.renew()
-                    lease.check()
             except LeaseLost as lost:
                 print(f"ftlab: {lost}", flush=True)  # its workers go on: each has its own lease
                 lock.release()

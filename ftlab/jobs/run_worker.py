@@ -238,12 +238,17 @@ def _leave(lease: Lease, why: LeaseLost | str) -> None:
     os._exit(LEFT)
 
 
-def _leave_if_over(lease: Lease, directory: RunDirectory) -> None:
-    """Ends this process if another machine has taken over the run, or has ended it."""
+def _check(lease: Lease) -> None:
+    """Ends this process if another machine has taken over the run."""
     try:
         lease.check()
     except LeaseLost as lost:
         _leave(lease, lost)
+
+
+def _leave_if_over(lease: Lease, directory: RunDirectory) -> None:
+    """As `_check`; also if another machine has ended the run."""
+    _check(lease)
     if directory.result_file.exists():
         _leave(lease, "The run was ended from another machine.")
 
@@ -252,10 +257,7 @@ def _reporter(file: LineWriter, elapsed: float, lease: Lease) -> Any:
     began = time.monotonic() - elapsed  # monotonic: changes of the system clock have no effect
 
     def report(event: dict[str, Any]) -> None:
-        try:
-            lease.check()
-        except LeaseLost as lost:
-            _leave(lease, lost)
+        _check(lease)
         elapsed = time.monotonic() - began
         file.append(event | {"at": round(time.time(), 3), "elapsed": round(elapsed, 3)})
 
