@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check wheel-test bench specialists recorded rates transfer claims races pictures promises audit clean
+.PHONY: help run test check ray-test wheel-test bench specialists recorded rates transfer claims races pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,6 +30,9 @@ check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minut
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m pytest -n 2 --dist loadfile --fast -m "not model and not browser"
+
+ray-test: .venv/installed-ray  ## a sweep on a Ray cluster of this machine: nodes are killed, the head is restarted (4 minutes)
+	$(BIN)/python -m pytest tests/ray
 
 wheel-test: .venv/installed  ## install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
 	$(BIN)/python -m ftlab model
@@ -92,6 +95,10 @@ build/audit/bin/pip-audit:
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements.txt | .venv/bin/python
+.venv/installed-dev: requirements-dev.txt requirements-slurm.txt requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/installed
+
+.venv/installed-ray: requirements-ray.txt .venv/installed-dev
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-ray.txt
+	@touch $@

@@ -12,6 +12,7 @@ from pathlib import Path
 from ftlab.basics.devices import Device
 from ftlab.basics.processes import start_time
 from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 
@@ -63,7 +64,7 @@ class Machine:
 
     def dispatcher(self, folder: Path) -> Dispatcher:
         cards = [Device(one, "Card", 24 * 10**9) for one in self.devices]
-        return Dispatcher(folder, self.start, devices=lambda: cards)
+        return Dispatcher(folder, LocalLauncher(self.start, devices=lambda: cards))
 
     def work(self, folder: Path, look: float = 0.0) -> float:
         """Has a dispatcher work off the folder's queue, which notices an end after `look` seconds;

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
+from pydantic import TypeAdapter
 
 from ftlab.basics import nvml
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.nvml import FIRST_WITH_BF16, Capability
-from ftlab.basics.processes import python_environment, resident_bytes
+from ftlab.basics.processes import DEVICES_VARIABLE, python_environment, resident_bytes
 
 AUTO = "auto"
 CPU = "cpu"
@@ -98,9 +99,19 @@ def kind_of(device_id: str) -> str:
     return device_id.partition(":")[0]
 
 
+def told_devices() -> tuple[Device, ...] | None:
+    """The devices that `DEVICES_VARIABLE` tells this process; `None`: this machine's own count."""
+    told = os.environ.get(DEVICES_VARIABLE)
+    return TypeAdapter(tuple[Device, ...]).validate_json(told) if told else None
+
+
 @lru_cache(maxsize=1)
 def list_devices() -> tuple[Device, ...]:
-    """All GPUs that torch can use, then the CPU."""
+    """All GPUs that torch can use, then the CPU: of this machine, unless runs are executed on
+    others (`told_devices`)."""
+    told = told_devices()
+    if told is not None:
+        return told
     cores = cpu_count()
     label = f"CPU, {cores} core{'s' if cores != 1 else ''}"
     cpu = Device(CPU, label, psutil.virtual_memory().total)

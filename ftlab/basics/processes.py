@@ -45,6 +45,11 @@ WITHOUT_HUB = {
 }
 
 
+DEVICES_VARIABLE = "FTLAB_DEVICES"
+"""The devices of the machines that execute the runs, as JSON, where those are other machines'. For
+processes that queue and start runs; a worker looks at its own machine's."""
+
+
 def python_environment(needs_hub: bool = False) -> dict[str, str]:
     """This process's environment without secrets, in which `python -m ftlab…` finds this package;
     with `needs_hub`, variables of the Hub are kept."""
@@ -55,7 +60,8 @@ def python_environment(needs_hub: bool = False) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not is_secret_name(name) or (needs_hub and name.startswith(_OF_THE_HUB))
+        if name != DEVICES_VARIABLE
+        and (not is_secret_name(name) or (needs_hub and name.startswith(_OF_THE_HUB)))
     }
     return (
         kept

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from types import FrameType
 
-from ftlab.commands.options import add_runs_folder, add_settings
+from ftlab.commands.options import add_launcher, add_runs_folder, add_settings, use_launcher
 from ftlab.jobs.launch import operator_limit
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.request import MEMORY_LIMIT_VARIABLE
@@ -57,10 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or network of a proxy in front, whose X-Forwarded-For is believed "
         "(repeatable)",
     )
+    add_launcher(parser)
     add_runs_folder(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     if options.memory_limit:  # applies to every run that this process queues
         os.environ[MEMORY_LIMIT_VARIABLE] = options.memory_limit
     operator_limit()  # raises now if the limit is invalid

@@ -9,6 +9,9 @@ from typing import Any
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import default_runs_folder
+from ftlab.commands.waiting import say
+from ftlab.jobs.launchers.connect import use
+from ftlab.jobs.launchers.launcher import where_runs_go
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.playground.panes import BASE, UPLOADED, line_up, parse_names
@@ -37,6 +40,28 @@ def add_runs_folder(parser: argparse._ActionsContainer) -> None:
         metavar="DIR",
         help="folder of run directories (default: $FTLAB_RUNS, else ./runs)",
     )
+
+
+def add_launcher(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--on",
+        metavar="http://HEAD:8265|slurm",
+        help="execute runs on a Ray cluster, or by Slurm (docs/scale.md; default: $FTLAB_ON, "
+        "$RAY_ADDRESS, else this machine)",
+    )
+
+
+def use_launcher(options: argparse.Namespace) -> None:
+    """Has runs executed where `--on` or the environment says, and says so on stderr.
+
+    Raises `FtlabError` if that cannot be reached, or cannot take a run.
+    """
+    on = options.on or where_runs_go()
+    if on:
+        reached = use(on, options.runs_dir.resolve())
+        say(reached.words)
+        if reached.trouble:
+            say(reached.trouble)
 
 
 WHAT = ("model", "task", "seeds")

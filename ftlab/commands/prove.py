@@ -12,7 +12,14 @@ from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import write_atomically
-from ftlab.commands.options import WHAT, add_runs_folder, add_settings, read_options
+from ftlab.commands.options import (
+    WHAT,
+    add_launcher,
+    add_runs_folder,
+    add_settings,
+    read_options,
+    use_launcher,
+)
 from ftlab.commands.sweep import parse_columns
 from ftlab.commands.sweep_time import predicted_meanwhile, said_beforehand
 from ftlab.commands.tables import output_console, print_ladder
@@ -84,10 +91,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--json", type=Path, metavar="FILE", help="the JSON (default: beside the sheet)"
     )
+    add_launcher(out)
     add_runs_folder(out)
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     # Imported here because plotly is slow to import and the other commands do not need it.
     from ftlab.share.evidence import (
         Evidence,

@@ -15,7 +15,15 @@ from rich.console import Console
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.units import format_seconds
 from ftlab.basics.words import join_names, plural, some_names
-from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
+from ftlab.commands.options import (
+    WHAT,
+    add_launcher,
+    add_runs_folder,
+    add_settings,
+    named_methods,
+    read_options,
+    use_launcher,
+)
 from ftlab.commands.sweep import parse_columns
 from ftlab.commands.sweep_time import sentence_from
 from ftlab.commands.waiting import fetched_model, say
@@ -72,10 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(how, SweepRequest, ("dtype_policy", "device"))
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="print nothing but a JSON object")
+    add_launcher(out)
     add_runs_folder(out)
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     folder = options.runs_dir.resolve()
     console = Console(stderr=True, quiet=options.json)
     if options.resume:

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 
-from ftlab.commands.options import add_runs_folder
+from ftlab.commands.options import add_launcher, add_runs_folder, use_launcher
 from ftlab.commands.sweep_time import is_next, sentence_from
 from ftlab.jobs.control import start_dispatcher
 from ftlab.records.progress import later_of, resumed_seconds, seconds_together
@@ -25,10 +25,12 @@ DESCRIPTION = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="+", metavar="RUN_ID")
+    add_launcher(parser)
     add_runs_folder(parser)
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     folder = options.runs_dir.resolve()
     runs = [find_run(folder, run_id) for run_id in options.ids]
     took = _time(RunStore(folder), options.ids)

@@ -10,7 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
-from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
+from ftlab.commands.options import (
+    WHAT,
+    add_launcher,
+    add_runs_folder,
+    add_settings,
+    named_methods,
+    read_options,
+    use_launcher,
+)
 from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.tables import output_console, print_table, rates_line, rows_json
 from ftlab.commands.waiting import fetched_model, say
@@ -83,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(how, SweepRequest, without=WHAT)
     out = parser.add_argument_group("output")
     out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
+    add_launcher(out)
     add_runs_folder(out)
 
 
@@ -108,6 +117,7 @@ def parse_columns(text: str | None) -> dict[str, str]:
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     folder: Path = options.runs_dir.resolve()
     request = request_from(options)
     if parse_model(request.model).kind == "bundled":

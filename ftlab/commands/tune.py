@@ -13,7 +13,15 @@ from pathlib import Path
 from rich.console import Console
 
 from ftlab.basics.errors import FtlabError
-from ftlab.commands.options import WHAT, add_runs_folder, add_settings, named_methods, read_options
+from ftlab.commands.options import (
+    WHAT,
+    add_launcher,
+    add_runs_folder,
+    add_settings,
+    named_methods,
+    read_options,
+    use_launcher,
+)
 from ftlab.commands.sweep import parse_columns
 from ftlab.commands.sweep_time import predicted_meanwhile
 from ftlab.commands.tables import output_console, print_ladder
@@ -93,10 +101,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     out.add_argument("--write", type=Path, metavar="FILE", help="write the ladders as Markdown too")
     out.add_argument("--json", action="store_true", help="print nothing but a JSON list of ladders")
+    add_launcher(out)
     add_runs_folder(out)
 
 
 def run(options: argparse.Namespace) -> int:
+    use_launcher(options)
     folder: Path = options.runs_dir.resolve()
     variants, request = _variants(options), _request(options)
     rates = _rates(options)

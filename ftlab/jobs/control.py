@@ -12,11 +12,13 @@ from pathlib import Path
 
 from ftlab.basics.devices import CPU, list_devices
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.files import MAX_RECORD_BYTES, read_plain, write_atomically
 from ftlab.basics.leases import Holder, watch
 from ftlab.basics.locks import FileLock
 from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs import ready
+from ftlab.jobs.launchers.launcher import launcher_environment, where_runs_go
 from ftlab.records.run import RUN_ID, RunDirectory, check_writable, find_run, run_directories
 from ftlab.records.spec import RunSpec, needs_hub
 
@@ -33,7 +35,8 @@ def start_dispatcher(runs_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log = (folder / "dispatcher.log").resolve()
         log.open("ab").close()  # a forked dispatcher could not say here that this is impossible
-        environment = python_environment(needs_hub=True)  # passes the token on to runs that need it
+        # It passes the Hub's token on to runs that need it.
+        environment = python_environment(needs_hub=True) | launcher_environment()
         root = runs_folder.resolve()
         if not _has_a_run_to_fork(root) or not ready.fork_dispatcher(root, log, environment):
             start_detached("ftlab.jobs.dispatcher", log, environment, str(root))
@@ -46,6 +49,8 @@ def start_dispatcher(runs_folder: Path) -> None:
 def _has_a_run_to_fork(runs_folder: Path) -> bool:
     """Whether a waiting run is forked as well. If not, a forked dispatcher would only keep the
     memory of the imports of its parent."""
+    if where_runs_go():
+        return False
     with suppress(FtlabError):  # a damaged run; the dispatcher says so
         waiting = [run.spec() for run in run_directories(runs_folder) if run.is_waiting]
         return any(spec.device == CPU and not needs_hub(spec) for spec in waiting)
@@ -68,9 +73,9 @@ def ensure_dispatcher(runs_folder: Path) -> None:
 
 
 def _is_waiting_here(directory: RunDirectory) -> bool:
-    if not directory.is_waiting:
+    if not directory.is_waiting or directory.queued_for != where_runs_go():
         return False
-    if not directory.is_of_another_node:
+    if where_runs_go() or not directory.is_of_another_node:
         return True
     with suppress(FtlabError):  # a damaged run; the dispatcher says so
         there = {device.id for device in list_devices()}
@@ -134,3 +139,24 @@ def settle_cancel(runs_folder: Path, run_id: str) -> None:
     """Deletes a settled cancel request; one that cannot be deleted is read again, harmlessly."""
     with suppress(OSError):
         (control_folder(runs_folder) / "cancel" / run_id).unlink(missing_ok=True)
+
+
+def note_trouble(runs_folder: Path, sentences: str) -> None:
+    """Leaves what is wrong where runs are executed, for the page; "" if nothing is."""
+    with suppress(OSError):
+        if sentences:
+            write_atomically(_trouble_file(runs_folder), sentences.encode())
+        else:
+            _trouble_file(runs_folder).unlink(missing_ok=True)
+
+
+def trouble_of(runs_folder: Path) -> str:
+    """What `note_trouble` left."""
+    try:
+        return read_plain(_trouble_file(runs_folder), MAX_RECORD_BYTES).decode()
+    except (OSError, ValueError):
+        return ""
+
+
+def _trouble_file(runs_folder: Path) -> Path:
+    return control_folder(runs_folder) / "trouble"

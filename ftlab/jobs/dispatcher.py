@@ -1,8 +1,7 @@
-"""The dispatcher: starts queued runs, one at a time per device, each in a new process.
+"""The dispatcher: starts queued runs, one at a time in each place that a launcher offers.
 
-A run that may use several like devices gets one that is free.
-
-It also classifies workers that exited without a result: killed, crashed, or out of memory.
+By default these are the devices of this machine (`ftlab.jobs.launchers`). It also sees to runs
+whose workers ended without a result: they failed, or go on elsewhere if their machine is gone.
 
 Run as: python -m ftlab.jobs.dispatcher RUNS_FOLDER
 
@@ -14,142 +13,46 @@ Whoever queues a run starts one; a file lock allows one per runs folder, and a s
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from ftlab.basics.devices import Device, list_devices, memory_in_use
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.leases import LEFT, Lease, LeaseLost, forget
-from ftlab.basics.locks import FileLock, is_unused
-from ftlab.basics.processes import (
-    Started,
-    end_process_group,
-    is_alive,
-    start_detached,
-    worker_environment,
-)
-from ftlab.basics.system import PROC, read_proc
-from ftlab.basics.units import format_bytes
-from ftlab.jobs import ready
+from ftlab.basics.locks import FileLock
+from ftlab.basics.processes import is_alive
 from ftlab.jobs.control import (
     control_folder,
     dispatcher_lock,
-    is_for_another,
     requested_cancels,
     settle_cancel,
 )
-from ftlab.prediction.remedies import remedies
+from ftlab.jobs.launchers.launcher import (
+    Ended,
+    Job,
+    Launcher,
+    NotNow,
+    Places,
+    launcher_named,
+    read_job,
+    where_runs_go,
+    write_job,
+)
+from ftlab.jobs.launchers.local import LocalLauncher
+from ftlab.jobs.lost_worker import ended, result_of_lost_worker
 from ftlab.records.base_runs import complete
 from ftlab.records.expected import read_expected
 from ftlab.records.job import CANCELLED, bound_log
 from ftlab.records.removal import clear_removed
-from ftlab.records.result import FinalStatus, Measures, RunResult
+from ftlab.records.result import FinalStatus, RunResult
+from ftlab.records.resume import ask_to_resume, begin_anew
 from ftlab.records.run import RunDirectory
-from ftlab.records.spec import RunSpec, needs_hub
 from ftlab.records.store import Run, RunStore
-
-_LAST_LINE_CHARACTERS = 200  # characters
-
-
-def oom_kills(proc: Path = PROC, groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """Returns how many processes the kernel's OOM killer has ended in this control group.
-
-    The workers share the control group (cgroup v1 or v2), so kills elsewhere on the machine are not
-    counted. If the group's counter cannot be read, returns the count of the whole machine.
-    """
-    for file in [*_group_files(proc, groups), proc / "vmstat"]:
-        try:
-            words = [line.split() for line in file.read_text().splitlines()]
-            return next(int(value) for name, value in words if name == "oom_kill")
-        except (OSError, ValueError, StopIteration):
-            continue
-    return 0
-
-
-def _group_files(proc: Path, groups: Path) -> list[Path]:
-    """The cgroup files with the OOM kill counter; in a container, the cgroup root is the group."""
-    files = []
-    for line in (read_proc("self/cgroup", proc) or "").splitlines():
-        _, controllers, path = line.split(":", 2)
-        own = path.lstrip("/")
-        if controllers == "":  # version 2 (cgroups(7))
-            files += [groups / own / "memory.events", groups / "memory.events"]
-        elif "memory" in controllers.split(","):
-            root = groups / "memory"
-            files += [root / own / "memory.oom_control", root / "memory.oom_control"]
-    return files
-
-
-@dataclass(frozen=True)
-class LastSeen:
-    """The last phase ("" before the first) and step in a run's metrics, and the peak memory."""
-
-    phase: str = ""
-    step: int = 0
-    bytes: int | None = None  # of the step that used most
-
-
-def last_seen(directory: RunDirectory) -> LastSeen:
-    events = directory.metrics()
-    phases = [str(event["phase"]) for event in events if event.get("event") == "phase"]
-    steps = [event for event in events if event.get("event") == "step"]
-    sizes = [event.get("peak_bytes") or event.get("memory_bytes") for event in steps]
-    step = steps[-1].get("step") if steps else 0
-    return LastSeen(
-        phases[-1] if phases else "",
-        step if isinstance(step, int) else 0,
-        max((size for size in sizes if isinstance(size, int)), default=None),
-    )
-
-
-def result_of_lost_worker(code: int, directory: RunDirectory, out_of_memory: bool) -> RunResult:
-    """Returns the result of a worker that wrote none; `code` is its exit code."""
-    tail = directory.log_tail(2000).strip().splitlines()
-    last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
-    lost = code == ready.ForkedWorker.LOST
-    if (lost or code == -signal.SIGKILL) and out_of_memory:
-        return _out_of_memory(directory)
-    if lost:
-        reason = f"The worker ended with no result, after the process that had forked it.{last}"
-    elif code < 0:
-        reason = f"The worker was killed from outside ({_name(-code)}).{last}"
-    else:
-        reason = f"The worker ended with status {code} and no result.{last}"
-    return _ended("failed", reason)
-
-
-def _out_of_memory(directory: RunDirectory) -> RunResult:
-    seen = last_seen(directory)
-    where = f" in the {seen.phase} phase" if seen.phase else ""
-    where += f" after step {seen.step}" if seen.step and seen.phase == "train" else ""
-    size = f"; its highest size seen was {format_bytes(seen.bytes)}" if seen.bytes else ""
-    try:
-        advice = remedies(directory.spec(), seen.phase)
-    except FtlabError:
-        advice = "Try a smaller batch, or a method that needs less."
-    return _ended(
-        "out_of_memory",
-        f"Out of memory{where}: the kernel ended the worker because the machine, or its container, "
-        f"had none left{size}. {advice}",
-        measures=Measures(steps_done=seen.step or None, peak_memory_bytes=seen.bytes),
-    )
-
-
-def _ended(status: FinalStatus, reason: str, **more: Any) -> RunResult:
-    return RunResult(status, reason, finished_at=time.time(), **more)
-
-
-def _name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"  # a real-time signal has no name
 
 
 def in_starting_order(
@@ -202,32 +105,27 @@ FIRST_WORD_SECONDS = 300.0  # a worker writes its first line before its large im
 START_SECONDS = 60.0  # how long a start is retried while the system is out of resources
 _FOR_NOW = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-StartRun = Callable[[RunDirectory, str], Started]
+LATE_SECONDS = 60.0
+"""NFS keeps the list of a folder so long: a file that another machine wrote may be seen later."""
 
+LAST_WORD_SECONDS = 2.0
 
-def start_worker(directory: RunDirectory, device: str) -> Started:
-    """Starts the worker of a run; another engine could be plugged in here.
+AVOIDED_SECONDS = 15.0
+"""A cluster may list a node that is gone for so long: it gets no other run meanwhile."""
 
-    A run that needs the Hub's token is not forked: the parent has none. Raises `OSError`, and
-    `StillImporting` while a parent imports: try again soon.
-    """
-    hub = needs_hub(directory.spec())
-    return (None if hub else ready.fork_worker(directory, device)) or start_detached(
-        "ftlab.jobs.run_worker",
-        directory.log_file,
-        worker_environment(hub),
-        str(directory.path),
-    )
+MOST_LOSSES = 3
+"""A run that was lost with its machine so often is not started again: it may be what ends them."""
 
 
 @dataclass
 class Child:
-    """A worker that this dispatcher started."""
+    """A job that executes a run; `place` is where."""
 
-    process: Started
+    job: str
     directory: RunDirectory
-    device: str
-    oom_kills_before: int
+    place: str
+    ended: Ended | None = None
+    over: float = 0.0
     since: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.time)
 
@@ -244,22 +142,16 @@ class Child:
 class Dispatcher:
     """Processes the queue of one runs folder; `step` is one polling step."""
 
-    def __init__(
-        self,
-        folder: Path,
-        start: StartRun = start_worker,
-        count_oom_kills: Callable[[], int] = oom_kills,
-        devices: Callable[[], Sequence[Device]] = list_devices,
-    ) -> None:
+    def __init__(self, folder: Path, launcher: Launcher | None = None) -> None:
         self._store = RunStore(folder)
         self._folder = folder
-        self._start = start
-        self._oom_kills = count_oom_kills
-        self._devices = devices
+        self._launcher = launcher or LocalLauncher()
         self._expected: dict[str, float] = {}
         self._lacks_expected = False
         self._ordered: tuple[list[Run], list[Run]] = ([], [])  # as read, and those that are open
         self._children: dict[str, Child] = {}
+        self._avoided: dict[str, float] = {}  # places, and until when
+        self._losses: Counter[str] = Counter()
         self._refused_since: dict[str, float] = {}
         self._given_up: set[str] = set()
 
@@ -277,6 +169,7 @@ class Dispatcher:
                 lock.release()
                 return
             clear_removed(self._folder)
+            self._find_jobs()
             try:
                 while self.step():
                     self._wait()
@@ -290,17 +183,59 @@ class Dispatcher:
             if not self.step_needed():
                 return
 
+    def _find_jobs(self) -> None:
+        """Takes over the jobs elsewhere that an earlier dispatcher started, also those which ended
+        meanwhile."""
+        if not self._launcher.on:
+            return
+        for run in self._store.runs():
+            noted = read_job(run.directory) if run.is_open or run.status == "interrupted" else None
+            if noted is not None:
+                self._children[run.run_id] = Child(noted.job, run.directory, noted.place)
+
     def _wait(self) -> None:
         """Waits until the next step, or until a worker ends: the next run starts at once."""
         until = time.monotonic() + POLL_SECONDS
+        between = self._launcher.seconds_between_looks
+        if between >= POLL_SECONDS:
+            time.sleep(between)
+            return
         while time.monotonic() < until:
-            if any(child.process.poll() is not None for child in self._children.values()):
+            if any(self._status(child) is not None for child in self._children.values()):
                 return
-            time.sleep(min(POLL_SECONDS, _SECONDS_BETWEEN_LOOKS))
+            time.sleep(between)
+
+    def _status(self, child: Child) -> Ended | None:
+        if child.ended is None and self._launcher.on:
+            child.ended = self._status_elsewhere(child)
+        elif child.ended is None:
+            child.ended = self._launcher.status(child.job)
+        return child.ended
+
+    def _status_elsewhere(self, child: Child) -> Ended | None:
+        """As far as the run's folder says so, the launcher is not asked."""
+        if child.directory.result_file.exists():
+            return Ended(0)
+        if child.directory.is_at_work:
+            return None
+        end = self._launcher.status(child.job)
+        if end is None:
+            return None
+        child.over = child.over or time.monotonic()
+        # A worker that ended by itself has written a result, which may be seen here later. One that
+        # is lost may write its first line before it is ended, too.
+        late = LATE_SECONDS if end.code in (0, 1) and not end.is_lost else LAST_WORD_SECONDS
+        return end if time.monotonic() - child.over >= late else None
 
     def step_needed(self) -> bool:
-        there = self._there()
-        return any(not _is_for_another(run, there) for run in self._waiting())
+        places = self._launcher.places()
+        return any(self._is_ours(run, places) for run in self._waiting())
+
+    def _is_ours(self, run: Run, places: Places) -> bool:
+        """Whether this dispatcher's launcher is to execute the run, or does."""
+        if run.queued_for != self._launcher.on:
+            return False
+        return run.status != "queued" or places.may_do(run.directory, run.spec)
 
     def _waiting(self) -> list[Run]:
         """The open runs, except those whose result could not be written: these are tried once."""
@@ -323,30 +258,26 @@ class Dispatcher:
                 self._cancel(run)
         for run_id in cancels:
             settle_cancel(self._folder, run_id)
-        there = self._there()
+        places = self._launcher.places()
         open_runs = [
             run
             for run in open_runs
-            if not _is_for_another(run, there) and (not cancels or run.run_id not in cancels)
+            if self._is_ours(run, places) and (not cancels or run.run_id not in cancels)
         ]
-        busy = {child.device for child in self._children.values()}
+        busy = {child.place for child in self._children.values()}
+        busy |= {place for place, until in self._avoided.items() if until > time.monotonic()}
         running = [run for run in open_runs if run.status == "running"]
         busy |= {run.spec.device for run in running if run.directory.elsewhere is None}
-        free: dict[str, bool] = {}
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
             if run.status != "queued" or run.run_id in self._children:
                 continue  # a worker that was started has not said so yet
-            device = _device_for(run.spec, there, busy, free)
-            if device is not None:
-                busy.add(device)
-                self._start_run(run, device)
+            place = places.for_run(run.spec, busy)
+            if place is not None:
+                busy.add(place)
+                self._start_run(run, place)
         return bool(open_runs or self._children)  # the next step records new deaths
-
-    def _there(self) -> dict[str, Device]:
-        """The devices of this machine."""
-        return {device.id: device for device in self._devices()}
 
     def _expected_seconds(self, run: Run) -> float:
         """0 while nothing is known."""
@@ -358,68 +289,82 @@ class Dispatcher:
             self._expected[run.run_id] = expected.total
         return self._expected[run.run_id]
 
-    def _start_run(self, run: Run, device: str) -> None:
+    def _start_run(self, run: Run, place: str) -> None:
         if run.directory.status() != "queued" or _is_held(run.directory):
             return  # started meanwhile, by a dispatcher that was killed or by hand
+        noted = read_job(run.directory)
+        number = noted.number + 1 if noted else 1
         try:
-            spec = run.directory.spec()
-        except FtlabError:
-            return  # somebody takes the run away
-        kills = self._oom_kills()
-        try:
-            if device != spec.device:
-                run.directory.complete_spec(replace(spec, device=device))
-            process = self._start(run.directory, device)
-        except ready.StillImporting:
-            return  # stays queued until the next step
+            job = self._launcher.start(run.directory, place, number)
+            if self._launcher.on:
+                write_job(run.directory, Job(job, place, number))
+        except (NotNow, FtlabError):
+            return  # stays queued until the next step, or somebody takes the run away
         except OSError as error:
             since = self._refused_since.setdefault(run.run_id, time.monotonic())
             if error.errno in _FOR_NOW and time.monotonic() - since < START_SECONDS:
                 return  # stays queued until the next step
             reason = f"The worker could not be started: {error.strerror or error}."
-            self._write(run.directory, _ended("failed", reason))
+            self._write(run.directory, ended("failed", reason))
             return
-        self._children[run.run_id] = Child(process, run.directory, device, kills)
+        self._children[run.run_id] = Child(job, run.directory, place)
 
     def _reap(self) -> None:
         for run_id, child in list(self._children.items()):
-            code = child.process.poll()
-            if code is None:
+            end = self._status(child)
+            if end is None:
                 self._end_if_silent(child)
                 continue
+            directory = child.directory
             del self._children[run_id]
-            if code == LEFT:
-                continue  # another machine has the run, or ended it
-            worker = child.directory.worker()
-            if (worker is not None and is_alive(*worker)) or _is_held(child.directory):
-                continue  # another process has the run; ours found the lock taken and exited
-            if not (child.directory.result_file.exists() or child.is_to_go_on):
-                killed = self._oom_kills() > child.oom_kills_before
-                self._write(child.directory, result_of_lost_worker(code, child.directory, killed))
+            if end.code == LEFT or _is_at_work(directory):
+                continue  # another has the run, or ended it; ours found the lock taken and exited
+            if directory.result_file.exists() or child.is_to_go_on:
+                self._losses.pop(run_id, None)
+            elif end.is_lost and directory.is_waiting:  # its worker had not begun
+                self._avoided[child.place] = time.monotonic() + AVOIDED_SECONDS
+            elif end.is_lost and self._losses[run_id] + 1 < MOST_LOSSES:
+                self._losses[run_id] += 1
+                self._have_go_on(directory)
+            else:
+                log = self._launcher.log(child.job)
+                result = result_of_lost_worker(end.code, directory, end.out_of_memory, log)
+                self._write(directory, result)
+
+    def _have_go_on(self, directory: RunDirectory) -> None:
+        """Has a run that was lost with its machine go on from its checkpoint, or begin anew."""
+        print(f"ftlab: {directory.run_id} was lost with its machine; it goes on.", flush=True)
+        with suppress(FtlabError):  # somebody resumed it, or takes it away
+            try:
+                ask_to_resume(directory)
+            except FtlabError:
+                begin_anew(directory)
 
     def _end_if_silent(self, child: Child) -> None:
         """Ends a worker that hangs before its first line; otherwise it would block the device."""
+        if self._launcher.on:  # it may wait for its turn there
+            return
         if time.monotonic() - child.since < FIRST_WORD_SECONDS or child.directory.worker():
             return
-        end_process_group(child.process.pid, child.process)
+        self._launcher.cancel(child.job, child.directory)
         waited = f"{FIRST_WORD_SECONDS:.0f} s"
         reason = f"The worker reported nothing for {waited} and was ended; its log may say why."
-        self._write(child.directory, _ended("failed", reason))
+        self._write(child.directory, ended("failed", reason))
 
     def _cancel(self, run: Run) -> None:
         child = self._children.pop(run.run_id, None)
         worker = run.directory.worker()
-        pid = child.process.pid if child else worker[0] if worker else None
-        if pid is None or (child is None and worker is not None and not is_alive(*worker)):
+        is_alive_here = worker is not None and is_alive(*worker)
+        if self._launcher.on and child is not None:
+            self._write(run.directory, ended("cancelled", CANCELLED))  # its worker sees that, too
+            self._launcher.cancel(child.job, run.directory)
+        elif child is None and not is_alive_here:
             began = run.directory.elsewhere is not None  # its worker there ends by itself
             reason = CANCELLED if began else "Cancelled before it started."
-            self._write(run.directory, _ended("cancelled", reason))
-            return
-        before = memory_in_use(run.spec.device, pid)
-        end_process_group(pid, child.process if child else None)
-        after = memory_in_use(run.spec.device, pid)
-        memory = {"before": before, "after": after}
-        self._write(run.directory, _ended("cancelled", CANCELLED, memory_at_end=memory))
+            self._write(run.directory, ended("cancelled", reason))
+        else:
+            memory = self._launcher.cancel(child.job if child else run.run_id, run.directory)
+            self._write(run.directory, ended("cancelled", CANCELLED, memory_at_end=memory))
 
     def _write(self, directory: RunDirectory, result: RunResult) -> None:
         """Writes the result; if that fails, the run is not tried again."""
@@ -435,31 +380,9 @@ class Dispatcher:
                 complete(directory)  # runs that wait for its numbers get none
 
 
-def _is_for_another(run: Run, there: Collection[str]) -> bool:
-    return run.status == "queued" and is_for_another(run.directory, run.spec, there)
-
-
-def _device_for(
-    spec: RunSpec, there: Mapping[str, Device], busy: Collection[str], free: dict[str, bool]
-) -> str | None:
-    """The device on which the run may start now; `None` if it has to wait.
-
-    `there` are those of this machine. `busy` are those that the folder's own runs use; `free` is
-    filled with what was found of the others. Of several like ones, one is taken that nobody else
-    uses. If others use all that are left, the run waits for the next that is free; if none of its
-    devices is the folder's, it waits in line for the first, so that a process that gives way does.
-    """
-    if not spec.devices:
-        return None if spec.device in busy else spec.device
-    may_use = [one for one in spec.devices if one in there] or [spec.device]
-    left = [one for one in may_use if one not in busy]
-    for one in left:
-        if one not in free:
-            free[one] = one not in there or is_unused(there[one])
-        if free[one]:
-            return one
-    none_is_ours = len(left) == len(may_use)
-    return left[0] if none_is_ours else None
+def _is_at_work(directory: RunDirectory) -> bool:
+    worker = directory.worker()
+    return (worker is not None and is_alive(*worker)) or _is_held(directory)
 
 
 def _is_held(directory: RunDirectory) -> bool:
@@ -476,8 +399,13 @@ def _is_held(directory: RunDirectory) -> bool:
 
 
 def main(arguments: list[str]) -> int:
-    [folder] = arguments
-    Dispatcher(Path(folder).resolve()).work()
+    folder = Path(arguments[0]).resolve()
+    try:
+        launcher = launcher_named(where_runs_go(), folder)
+    except FtlabError as error:
+        print(f"ftlab: {error}", file=sys.stderr)
+        return 1
+    Dispatcher(folder, launcher).work()
     return 0
 
 

@@ -15,11 +15,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NewType
 
-from ftlab.basics.devices import AUTO, CPU, like_devices, list_devices, resolve_device
+from ftlab.basics.devices import (
+    AUTO,
+    CPU,
+    like_devices,
+    list_devices,
+    resolve_device,
+    told_devices,
+)
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import free_disk_bytes
 from ftlab.basics.log import note
 from ftlab.basics.units import format_bytes
+from ftlab.jobs.launchers.launcher import where_runs_go
 from ftlab.jobs.peft_check import check_request
 from ftlab.methods.limits import Incompatible, incompatible
 from ftlab.methods.registry import BASE_METHOD
@@ -205,6 +213,7 @@ def plan_sweep(
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
     devices = tuple(device.id for device in like_devices(request.device))
+    is_any = len(devices) > 1 or (request.device == AUTO and told_devices() is not None)
     limit = least(request.memory_limit, operator_limit())
     model = parse_model(request.model).name  # resolved here: a worker has another working directory
     size = size_of_model(request.model)
@@ -226,7 +235,7 @@ def plan_sweep(
                 settings=request.settings,
                 dtype_policy=request.dtype_policy,
                 device=devices[0],
-                devices=devices if len(devices) > 1 else (),
+                devices=devices if is_any else (),
                 seed=seed,
                 base_precision=precision,
                 base_run_id=base,
@@ -317,7 +326,7 @@ def _write(
         for spec in specs:
             directory = RunDirectory(runs_folder / spec.run_id)
             made.append(directory.path)
-            directory.write_spec(spec, _ended(spec, left_out), pause_after)
+            directory.write_spec(spec, _ended(spec, left_out), pause_after, where_runs_go())
     except OSError as error:
         if isinstance(error, FileExistsError):
             made.pop()  # another process made it

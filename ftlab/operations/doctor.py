@@ -27,8 +27,10 @@ from ftlab.basics.system import read_proc
 from ftlab.basics.torch_devices import way_out
 from ftlab.basics.words import plural
 from ftlab.jobs.launch import free_disk_bytes
+from ftlab.jobs.launchers.connect import reach
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.files import read_header
+from ftlab.models.libraries import installed_versions
 from ftlab.operations.health import QueueState, lock_refusal, queue_state, refusal, why_not_free
 from ftlab.operations.requirements import own_requirements
 from ftlab.records.store import Run, RunStore, UnreadableRun
@@ -352,6 +354,37 @@ def examine(runs_folder: Path, host: str, port: int) -> Iterator[Finding]:
     yield check_bundled(bundled_folder())
     yield from _guarded("runs", lambda: _of_runs(runs_folder))
     yield check_port(host, port)
+
+
+def examine_cluster(on: str, runs_folder: Path) -> Iterator[Finding]:
+    """Checks what `--on` names: whether it answers, and each of its nodes."""
+    try:
+        reached = reach(on, runs_folder)
+    except FtlabError as error:
+        yield Finding("cluster", "fail", str(error), "see docs/scale.md")
+        return
+    yield Finding("cluster", "ok", reached.words)
+    here = installed_versions(_NAMED)
+    for node in reached.nodes:
+        cards = ", ".join(device.label for device in node.gpus or node.devices)
+        free = "" if node.free_bytes is None else f", {units.format_bytes(node.free_bytes)} free"
+        other = [
+            f"{name} {version}, here {here[name]}"
+            for name, version in node.versions.items()
+            if here.get(name, version) != version
+        ]
+        if other:
+            yield Finding(
+                "node", "warn", f"{node.name}: {'; '.join(other)}",
+                "install the same versions, or runs do not compare with those made here",
+            )  # fmt: skip
+        elif not node.has_bundled:
+            found = f"{node.name}: {cards}{free}; the bundled model is not there"
+            yield Finding("node", "warn", found, "there: python -m ftlab model")
+        else:
+            yield Finding("node", "ok", f"{node.name}: {cards}{free}")
+    if reached.trouble:
+        yield Finding("nodes", "fail", reached.trouble, "see docs/scale.md")
 
 
 def _of_runs(runs_folder: Path) -> list[Finding]:

@@ -27,7 +27,8 @@ def own_requirements() -> list[Requirement]:
         lines = importlib.metadata.requires("ftlab") or []
     except importlib.metadata.PackageNotFoundError:
         raise FtlabError("The metadata of ftlab's wheel is missing; install ftlab again.") from None
-    return [Requirement(line) for line in lines]
+    wanted = [Requirement(line) for line in lines]
+    return [one for one in wanted if one.marker is None or one.marker.evaluate({"extra": ""})]
 
 
 def requirements_file() -> Path:

@@ -13,6 +13,7 @@ from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs.launch import checked, errors_in_file, least, operator_limit
+from ftlab.jobs.launchers.launcher import launcher_environment
 from ftlab.models.reference import names_hub_model
 from ftlab.prediction.client import Predictor
 from ftlab.race.candidates import LeftOut, all_candidates, that_apply, that_fit
@@ -154,4 +155,5 @@ def _not_started(folder: Path, error: OSError) -> FtlabError:
 
 def _start(race: RaceDirectory, request: RaceRequest) -> None:
     environment = python_environment(names_hub_model(request.request.model))
+    environment |= launcher_environment()
     start_detached(WORKER, race.log_file, environment, str(race.path))

@@ -171,7 +171,7 @@ def begin_anew(directory: RunDirectory) -> None:
     result = directory.result_file
     kept = {
         directory.spec_file, directory.pause_file, directory.annotations_file,
-        directory.node_file, result,
+        directory.node_file, directory.job_file, result,
     }  # fmt: skip
     try:
         for path in directory.path.iterdir():

@@ -88,6 +88,8 @@ class RunDirectory(Job):
     earlier_result_file = InFolder("result.before-resume.json")
     pause_file = InFolder("pause")
     node_file = InFolder("node")
+    job_file = InFolder("job")
+    """The job elsewhere that executes the run, for the dispatcher (`ftlab.jobs.launchers`)."""
     partial_adapter = InFolder(".adapter.partial")
     """Where the adapter is written before it is moved to `adapter`."""
     scratch = InFolder(".scratch")
@@ -104,11 +106,16 @@ class RunDirectory(Job):
         return self.partial_adapter, self.scratch
 
     def write_spec(
-        self, spec: RunSpec, result: RunResult | None = None, pause_after: int | None = None
+        self,
+        spec: RunSpec,
+        result: RunResult | None = None,
+        pause_after: int | None = None,
+        on: str = "",
     ) -> None:
         """Creates the folder with its spec; the run is then queued, or has the given result.
 
-        Raises `FileExistsError`, before anything is written, if the folder exists.
+        `on` names the launcher that is to execute it, as `--on` does. Raises `FileExistsError`,
+        before anything is written, if the folder exists.
         """
         self.path.mkdir(parents=True)
         if result is not None:
@@ -116,7 +123,7 @@ class RunDirectory(Job):
         if pause_after is not None:
             self.pause_after(pause_after)
         if result is None:
-            self.node_file.write_text(platform.node(), encoding="utf-8")
+            self.node_file.write_text(f"{platform.node()}\n{on}".rstrip(), encoding="utf-8")
         self.complete_spec(spec)
 
     def pause_after(self, step: int) -> None:
@@ -141,10 +148,20 @@ class RunDirectory(Job):
     @property
     def is_of_another_node(self) -> bool:
         """Whether another machine that shares the folder queued the run."""
+        node, _ = self._queued_by()
+        return node is not None and node != platform.node()
+
+    @property
+    def queued_for(self) -> str:
+        """The launcher that is to execute the run, as `--on` names it; "": the machine's own."""
+        return self._queued_by()[1]
+
+    def _queued_by(self) -> tuple[str | None, str]:
         try:
-            return read_plain(self.node_file, MAX_RECORD_BYTES).decode() != platform.node()
+            node, _, on = read_plain(self.node_file, MAX_RECORD_BYTES).decode().partition("\n")
         except (OSError, ValueError):
-            return False
+            return None, ""
+        return node, on.strip()
 
     def check_not_elsewhere(self) -> None:
         """Raises `FtlabError` while a worker on another machine has the run, also an ended one."""

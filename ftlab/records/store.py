@@ -63,6 +63,11 @@ class Run(StoredRun):
     def run_id(self) -> str:
         return self.spec.run_id
 
+    @cached_property
+    def queued_for(self) -> str:
+        """As `RunDirectory.queued_for`, which does not change."""
+        return self.directory.queued_for
+
     @property
     def is_open(self) -> bool:
         return self.status in OPEN

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 from ftlab.basics.processes import Started
-from ftlab.jobs.dispatcher import start_worker
 from ftlab.jobs.launch import plan_sweep
+from ftlab.jobs.launchers.local import start_worker
 from ftlab.jobs.ready import StillImporting
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID

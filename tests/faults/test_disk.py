@@ -21,6 +21,7 @@ from ftlab.jobs import launch
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep, space_errors
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.methods.variant import Variant
 from ftlab.records.removal import clear_removed, remove_runs
 from ftlab.records.result import LineWriter, RunResult
@@ -191,7 +192,7 @@ def test_a_disk_that_fills_in_the_save_leaves_no_half_an_adapter_and_says_so(
 ) -> None:
     base, run = enqueue()
     shutil.rmtree(base.path)
-    at_work = Dispatcher(tmp_path / "runs", patched_worker(ADAPTER_FILLS))
+    at_work = Dispatcher(tmp_path / "runs", LocalLauncher(patched_worker(ADAPTER_FILLS)))
     step_until(at_work, lambda: run.result() is not None, seconds=90)
     result = run.result()
     assert result is not None
@@ -223,7 +224,7 @@ def test_a_worker_looks_again_before_it_trains(enqueue: Enqueue, tmp_path: Path)
     base, run = enqueue()
     shutil.rmtree(base.path)
     patch = "import ftlab.jobs.launch as disk\ndisk.free_disk_bytes = lambda folder: 1_000_000"
-    at_work = Dispatcher(tmp_path / "runs", patched_worker(patch))
+    at_work = Dispatcher(tmp_path / "runs", LocalLauncher(patched_worker(patch)))
     step_until(at_work, lambda: run.result() is not None, seconds=90)
     result = run.result()
     assert result is not None
@@ -297,7 +298,7 @@ def test_what_an_interrupted_delete_left_is_swept_up_by_the_next_start(
             remove_runs(tmp_path, [run.run_id])
     assert [known.run_id for known in RunStore(tmp_path).runs()] == [kept.run_id]
     assert any(path.name.startswith(".removed.") for path in tmp_path.iterdir())
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert [path.name for path in tmp_path.iterdir() if path.name != ".ftlab"] == [kept.run_id]
     clear_removed(tmp_path / "nothing here")
     assert statuses(tmp_path) == ["done"]

@@ -21,6 +21,7 @@ from ftlab.jobs import dispatcher
 from ftlab.jobs.control import ensure_dispatcher, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.records import job
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore
@@ -96,9 +97,12 @@ def test_a_worker_that_dies_alone_leaves_an_interrupted_row_and_the_queue_goes_o
     tmp_path: Path,
 ) -> None:
     first, *_ = queue(tmp_path)
-    step_until(Dispatcher(tmp_path, worker(lambda run: SLOW)), lambda: first.worker() is not None)
+    step_until(
+        Dispatcher(tmp_path, LocalLauncher(worker(lambda run: SLOW))),
+        lambda: first.worker() is not None,
+    )
     os.kill(first.worker()[0], signal.SIGKILL)  # type: ignore[index]
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert statuses(tmp_path) == ["interrupted", "done", "done"]
     assert "without a result" in as_started(RunStore(tmp_path).runs())[0].reason
 
@@ -109,7 +113,9 @@ def test_a_worker_that_is_stopped_can_be_cancelled(
 ) -> None:
     monkeypatch.setattr("ftlab.basics.processes.GRACE_SECONDS", 0.5)
     first, *_ = queue(tmp_path)
-    at_work = Dispatcher(tmp_path, worker(lambda run: SLOW if run == first.run_id else DONE))
+    at_work = Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda run: SLOW if run == first.run_id else DONE))
+    )
     step_until(at_work, lambda: first.worker() is not None)
     pid = first.worker()[0]  # type: ignore[index]
     os.kill(pid, signal.SIGSTOP)
@@ -125,7 +131,9 @@ def test_a_worker_that_says_nothing_is_ended_and_the_next_run_starts(
     monkeypatch.setattr(dispatcher, "FIRST_WORD_SECONDS", 1.5)
     first, *_ = queue(tmp_path)
     hangs = "import time; time.sleep(60)"
-    Dispatcher(tmp_path, worker(lambda run: hangs if run == first.run_id else DONE)).work()
+    Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda run: hangs if run == first.run_id else DONE))
+    ).work()
     assert statuses(tmp_path) == ["failed", "done", "done"]
     assert "reported nothing" in first.result().reason  # type: ignore[union-attr]
 
@@ -146,7 +154,7 @@ def test_a_worker_that_hangs_with_the_lock_of_its_run_is_not_called_dead_by_anot
     try:
         wait_until(lambda: "held" in first.log_tail())
         started: list[str] = []
-        again = Dispatcher(tmp_path, worker(lambda run: started.append(run) or DONE))  # type: ignore[func-returns-value]
+        again = Dispatcher(tmp_path, LocalLauncher(worker(lambda run: started.append(run) or DONE)))  # type: ignore[func-returns-value]
         for _ in range(8):
             again.step()
             time.sleep(0.1)
@@ -169,7 +177,7 @@ def test_a_worker_that_finds_the_lock_of_its_run_taken_leaves_the_run_to_the_oth
         assert lock.try_acquire()
         return worker(lambda run: "raise SystemExit(2)")(directory, device)
 
-    dispatcher = Dispatcher(tmp_path, start)
+    dispatcher = Dispatcher(tmp_path, LocalLauncher(start))
     dispatcher.step()
     for _ in range(8):
         time.sleep(0.1)
@@ -189,7 +197,9 @@ def test_a_log_that_grows_without_end_is_cut_while_its_worker_goes_on(
     def content() -> bytes:
         return first.log_file.read_bytes() if first.log_file.exists() else b""
 
-    at_work = Dispatcher(tmp_path, worker(lambda run: FLOODS if run == first.run_id else DONE))
+    at_work = Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda run: FLOODS if run == first.run_id else DONE))
+    )
     step_until(at_work, lambda: b"cut away" in content())
     assert first.status() == "running"
     wait_until(lambda: first.log_file.stat().st_size > 20_000)  # it writes on
@@ -209,7 +219,7 @@ def test_a_start_that_is_refused_for_now_is_tried_again_and_nothing_fails(tmp_pa
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return start(directory, device)
 
-    Dispatcher(tmp_path, sometimes).work()
+    Dispatcher(tmp_path, LocalLauncher(sometimes)).work()
     assert len(set(refused)) == 1, "the queue keeps its order"
     assert statuses(tmp_path) == ["done"] * 3
 
@@ -224,7 +234,7 @@ def test_a_start_that_is_refused_for_good_is_a_row_with_its_reason(
     def never(directory: RunDirectory, device: str) -> subprocess.Popen[bytes]:
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    Dispatcher(tmp_path, never).work()
+    Dispatcher(tmp_path, LocalLauncher(never)).work()
     assert statuses(tmp_path) == ["failed"] * 3
     assert "Resource temporarily unavailable" in first.result().reason  # type: ignore[union-attr]
 
@@ -236,7 +246,7 @@ def test_a_spec_that_cannot_be_read_is_left_out_and_named_and_the_others_run(
 ) -> None:
     first, *_ = queue(tmp_path)
     first.spec_file.write_bytes(content)
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     store = RunStore(tmp_path)
     assert [run.status for run in store.runs()] == ["done", "done"]
     assert [broken.run_id for broken in store.unreadable] == [first.run_id]
@@ -246,7 +256,7 @@ def test_a_spec_that_cannot_be_read_is_left_out_and_named_and_the_others_run(
 def test_a_result_that_is_cut_short_is_named_and_the_others_run(tmp_path: Path) -> None:
     first, *_ = queue(tmp_path)
     first.result_file.write_bytes(b'{"status": "do')
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     store = RunStore(tmp_path)
     assert [run.status for run in store.runs()] == ["done", "done"]
     assert [broken.run_id for broken in store.unreadable] == [first.run_id]
@@ -257,7 +267,9 @@ def test_a_result_that_is_cut_short_is_named_and_the_others_run(tmp_path: Path) 
 def test_a_folder_that_vanishes_under_its_run_stops_nobody_else(tmp_path: Path) -> None:
     first, *_ = queue(tmp_path)
     brief = PRELUDE + "time.sleep(1.5)"
-    at_work = Dispatcher(tmp_path, worker(lambda run: brief if run == first.run_id else DONE))
+    at_work = Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda run: brief if run == first.run_id else DONE))
+    )
     step_until(at_work, lambda: first.worker() is not None)
     shutil.rmtree(first.path)
     step_until(at_work, lambda: statuses(tmp_path) == ["done", "done"])
@@ -296,7 +308,7 @@ def test_lock_files_that_somebody_left_lock_nothing(tmp_path: Path) -> None:
     control = tmp_path / ".ftlab"
     control.mkdir(exist_ok=True)
     (control / "dispatcher.lock").write_text("4711\n")
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert statuses(tmp_path) == ["done"] * 3
 
 
@@ -307,7 +319,7 @@ def test_a_clock_that_was_set_back_brings_no_dead_run_to_life(tmp_path: Path) ->
     first.metrics_file.touch()
     tomorrow = time.time() + 86_400
     os.utime(first.metrics_file, (tomorrow, tomorrow))
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert statuses(tmp_path) == ["interrupted", "done", "done"]
 
 
@@ -360,5 +372,5 @@ def test_a_request_that_cannot_be_taken_away_stops_no_dispatcher(
         whole(path, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", refused)
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert statuses(tmp_path) == ["cancelled", "done", "done"]

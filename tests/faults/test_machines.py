@@ -19,6 +19,7 @@ from ftlab.jobs import run_worker
 from ftlab.jobs.control import control_folder, dispatcher_elsewhere, ensure_dispatcher, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.records.removal import remove_runs
 from ftlab.records.result import RunResult
 from ftlab.records.resume import ask_to_resume, begin_anew
@@ -111,7 +112,7 @@ def test_a_dispatcher_takes_over_the_queue_of_a_machine_that_is_gone(
     queue(tmp_path)
     held_elsewhere(control_folder(tmp_path), monkeypatch)
     began = leases.seconds()
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert leases.seconds() - began >= EXPIRES
     assert statuses(tmp_path) == ["done"] * 3
     assert holder_of(control_folder(tmp_path)) is None
@@ -161,7 +162,7 @@ def test_a_cancelled_run_is_neither_resumed_nor_deleted_while_its_worker_elsewhe
     first, *_ = queue(tmp_path)
     lease = held_elsewhere(first.path, monkeypatch)
     note_cancel(tmp_path, [first.run_id])
-    Dispatcher(tmp_path, worker(lambda run: DONE)).step()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).step()
     assert first.status() == "cancelled"
     assert first.elsewhere is not None, "its worker still has to find out"
     for act in (ask_to_resume, begin_anew, lambda run: remove_runs(tmp_path, [run.run_id])):
@@ -200,7 +201,7 @@ def test_a_run_for_a_device_that_only_the_machine_has_which_queued_it_is_left_to
     spec = away.spec()
     away.complete_spec(spec.__class__(**{**vars(spec), "device": "cuda:7"}))
     away.node_file.write_text("other")
-    Dispatcher(tmp_path, worker(lambda run: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert [run.status() for run in runs] == ["queued", "done", "done"]
 
 
@@ -214,7 +215,7 @@ def test_a_worker_ends_when_its_run_is_cancelled_from_another_machine(
     wait_until(lambda: steps_of(run) > 2, 120)
     assert run.status() == "running"
     note_cancel(run.path.parent, [run.run_id])
-    Dispatcher(run.path.parent, worker(lambda run: DONE)).work()
+    Dispatcher(run.path.parent, LocalLauncher(worker(lambda run: DONE))).work()
     assert there.wait(60) == LEFT
     assert run.result().status == "cancelled"  # type: ignore[union-attr]
     assert "ended from another machine" in run.log_tail()

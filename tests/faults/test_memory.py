@@ -11,7 +11,9 @@ from ftlab.__main__ import build_parser, main
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.sweep import request_from
 from ftlab.commands.tables import output_console, print_table
-from ftlab.jobs.dispatcher import Dispatcher, oom_kills
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launchers.local import LocalLauncher
+from ftlab.jobs.lost_worker import oom_kills
 from ftlab.prediction.remedies import remedies
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
@@ -83,7 +85,7 @@ def test_an_out_of_memory_error_in_a_step_names_phase_step_and_peak_wherever_it_
 ) -> None:
     base, run = enqueue()
     shutil.rmtree(base.path)
-    result = ended(run, Dispatcher(tmp_path / "runs", patched_worker(OUT_AT_STEP)))
+    result = ended(run, Dispatcher(tmp_path / "runs", LocalLauncher(patched_worker(OUT_AT_STEP))))
     assert result.status == "out_of_memory"
     assert "in the train phase, in step 3 of 3 after a peak of " in result.reason
     assert result.measures.steps_done == 2
@@ -110,7 +112,10 @@ def test_the_kernels_kill_is_told_from_another_by_its_counter(
         "os.kill(os.getpid(), 9)"
     )
     count = iter([3, 4])
-    result = ended(run, Dispatcher(tmp_path / "runs", worker(lambda r: dies), lambda: next(count)))
+    result = ended(
+        run,
+        Dispatcher(tmp_path / "runs", LocalLauncher(worker(lambda r: dies), lambda: next(count))),
+    )
     assert result.status == "out_of_memory"
     assert "in the train phase after step 7" in result.reason
     assert "its highest size seen was 900 MB" in result.reason
@@ -125,7 +130,9 @@ def test_a_kill_while_the_counter_stands_still_is_somebodys(
     base, run = enqueue()
     shutil.rmtree(base.path)
     dies = PRELUDE + "os.kill(os.getpid(), 9)"
-    result = ended(run, Dispatcher(tmp_path / "runs", worker(lambda r: dies), lambda: 3))
+    result = ended(
+        run, Dispatcher(tmp_path / "runs", LocalLauncher(worker(lambda r: dies), lambda: 3))
+    )
     assert result.status == "failed"
     assert "killed from outside (SIGKILL)" in result.reason
 

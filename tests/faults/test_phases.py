@@ -11,6 +11,7 @@ import pytest
 from ftlab.basics.locks import DeviceLock
 from ftlab.jobs.control import note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.records.run import RunDirectory
 from tests.faults.conftest import Enqueue, patched_worker
 from tests.workers import step_until
@@ -72,7 +73,7 @@ def test_a_cancel_in_the_midst_of_a_phase_leaves_nothing_behind(
 ) -> None:
     module, owner, name = HOLDS[phase]
     start = patched_worker(_HOLD.format(module=module, owner=owner, name=name))
-    dispatcher = Dispatcher(run.path.parent, start)
+    dispatcher = Dispatcher(run.path.parent, LocalLauncher(start))
     step_until(dispatcher, (run.path / ".held").exists, seconds=90)
     phases = [event["phase"] for event in run.metrics() if event["event"] == "phase"]
     assert phases[-1] == phase

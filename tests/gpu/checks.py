@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
-from ftlab.jobs.dispatcher import Dispatcher, start_worker
+from ftlab.jobs.dispatcher import Dispatcher
+from ftlab.jobs.launchers.local import start_worker
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.records.result import RunResult
 from ftlab.records.resume import ask_to_resume

@@ -17,6 +17,7 @@ from ftlab.basics.processes import GRACE_SECONDS
 from ftlab.jobs.control import dispatcher_lock, ensure_dispatcher, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
 from ftlab.jobs.launch import enqueue_sweep
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.methods.variant import Variant
 from ftlab.records.result import RunResult
 from ftlab.records.resume import begin_anew
@@ -72,7 +73,7 @@ def test_the_queue_is_worked_in_order_one_at_a_time(tmp_path: Path) -> None:
         started.append(run_id)
         return DONE
 
-    Dispatcher(tmp_path, worker(script)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(script))).work()
     assert started == [spec.run_id for spec in specs]
     assert set(statuses(tmp_path)) == {"done"}
 
@@ -83,7 +84,7 @@ def test_the_next_run_starts_as_soon_as_a_worker_ends(
     monkeypatch.setattr("ftlab.jobs.dispatcher.POLL_SECONDS", 30)
     enqueue_sweep(REQUEST, tmp_path)
     began = time.monotonic()
-    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run_id: DONE))).work()
     assert set(statuses(tmp_path)) == {"done"}
     assert time.monotonic() - began < 30, "it waited for its next look"
 
@@ -93,7 +94,8 @@ def test_the_last_worker_that_dies_between_two_glances_of_one_look_is_still_a_ro
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue_sweep(REQUEST, tmp_path)
-    dispatcher = Dispatcher(tmp_path, worker(lambda run_id: DIES if "lora" in run_id else DONE))
+    launcher = LocalLauncher(worker(lambda run_id: DIES if "lora" in run_id else DONE))
+    dispatcher = Dispatcher(tmp_path, launcher)
     reap, looked = dispatcher._reap, False
 
     def blink() -> None:
@@ -102,7 +104,7 @@ def test_the_last_worker_that_dies_between_two_glances_of_one_look_is_still_a_ro
             child for child in dispatcher._children.values() if "lora" in child.directory.run_id
         ]
         if dying and not looked:  # as if it died right after it was seen alive
-            dying[0].process.wait()
+            launcher._started[dying[0].job][0].wait()  # type: ignore[attr-defined]
             looked = True
         else:
             reap()
@@ -131,7 +133,7 @@ def test_a_second_dispatcher_leaves_at_once(tmp_path: Path) -> None:
     enqueue_sweep(REQUEST, tmp_path)
     lock = dispatcher_lock(tmp_path)
     assert lock.try_acquire()
-    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run_id: DONE))).work()
     assert set(statuses(tmp_path)) == {"queued"}
 
 
@@ -148,7 +150,9 @@ def test_a_worker_that_dies_is_a_row_with_its_reason_and_the_next_runs(
 ) -> None:
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = specs[0].run_id
-    Dispatcher(tmp_path, worker(lambda run_id: script if run_id == first else DONE)).work()
+    Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda run_id: script if run_id == first else DONE))
+    ).work()
     runs = as_started(RunStore(tmp_path).runs())
     assert [run.status for run in runs] == ["failed", "done", "done"]
     assert reason in runs[0].reason
@@ -167,7 +171,7 @@ def test_a_run_that_is_asked_again_before_its_process_has_ended_is_no_crash(
     first = RunDirectory(tmp_path / as_started(enqueue_sweep(REQUEST, tmp_path))[0].run_id)
     ends_late = PRELUDE + "finish(status='cancelled'); time.sleep(1); sys.exit(1)"
     scripts = iter([ends_late])
-    dispatcher = Dispatcher(tmp_path, worker(lambda run_id: next(scripts, DONE)))
+    dispatcher = Dispatcher(tmp_path, LocalLauncher(worker(lambda run_id: next(scripts, DONE))))
     step_until(dispatcher, first.result_file.exists)
     again(first)
     dispatcher.work()
@@ -179,7 +183,9 @@ def test_a_run_that_is_asked_again_before_its_process_has_ended_is_no_crash(
 def test_cancel_ends_the_process_and_records_its_memory(tmp_path: Path, script: str) -> None:
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
-    dispatcher = Dispatcher(tmp_path, worker(lambda r: script if r == specs[0].run_id else DONE))
+    dispatcher = Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda r: script if r == specs[0].run_id else DONE))
+    )
     step_until(dispatcher, lambda: first.worker() is not None)
     pid = first.worker()[0]  # type: ignore[index]
     note_cancel(tmp_path, [specs[0].run_id])
@@ -198,13 +204,13 @@ def test_a_queued_run_is_cancelled_without_ever_starting_and_a_finished_one_is_n
 ) -> None:
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     note_cancel(tmp_path, [specs[1].run_id])
-    Dispatcher(tmp_path, noting).work()
+    Dispatcher(tmp_path, LocalLauncher(noting)).work()
     runs = as_started(RunStore(tmp_path).runs())
     assert [run.status for run in runs] == ["done", "cancelled", "done"]
     assert runs[1].reason == "Cancelled before it started."
     assert specs[1].run_id not in started
     note_cancel(tmp_path, [specs[0].run_id])
-    Dispatcher(tmp_path, noting).step()
+    Dispatcher(tmp_path, LocalLauncher(noting)).step()
     assert statuses(tmp_path) == ["done", "cancelled", "done"]
 
 
@@ -215,8 +221,11 @@ def test_a_new_dispatcher_takes_over_a_run_that_is_still_going(
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     script = PRELUDE + "while not (run / 'end').exists(): time.sleep(0.02)\nfinish()"
-    step_until(Dispatcher(tmp_path, worker(lambda _: script)), lambda: first.status() == "running")
-    dispatcher = Dispatcher(tmp_path, noting)
+    step_until(
+        Dispatcher(tmp_path, LocalLauncher(worker(lambda _: script))),
+        lambda: first.status() == "running",
+    )
+    dispatcher = Dispatcher(tmp_path, LocalLauncher(noting))
     dispatcher.step()
     assert started == []
     (first.path / "end").touch()
@@ -231,7 +240,7 @@ def test_a_run_whose_process_number_was_given_to_another_is_interrupted(tmp_path
     line = {"event": "start", "pid": os.getpid(), "process_started": 12345.0}
     first.metrics_file.write_text(json.dumps(line) + "\n")
     assert first.status() == "interrupted"
-    Dispatcher(tmp_path, worker(lambda run_id: DONE)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(lambda run_id: DONE))).work()
     assert statuses(tmp_path) == ["interrupted", "done", "done"]
 
 
@@ -241,11 +250,14 @@ def test_a_worker_killed_while_another_dispatcher_had_started_it_is_not_started_
 ) -> None:
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
-    step_until(Dispatcher(tmp_path, worker(lambda r: SLOW)), lambda: first.status() == "running")
+    step_until(
+        Dispatcher(tmp_path, LocalLauncher(worker(lambda r: SLOW))),
+        lambda: first.status() == "running",
+    )
     pid = first.worker()[0]  # type: ignore[index]
     os.kill(pid, signal.SIGKILL)
     psutil.Process(pid).wait(5) if psutil.pid_exists(pid) else None
-    Dispatcher(tmp_path, noting).work()
+    Dispatcher(tmp_path, LocalLauncher(noting)).work()
     assert specs[0].run_id not in started
 
 
@@ -264,7 +276,7 @@ def test_a_run_whose_result_the_disk_refuses_is_tried_once_and_shows_as_interrup
 
     monkeypatch.setattr(RunDirectory, "write_result", full)
     monkeypatch.setattr("ftlab.records.run._FIRST_WORD_SECONDS", 0.2)
-    Dispatcher(tmp_path, worker(script)).work()
+    Dispatcher(tmp_path, LocalLauncher(worker(script))).work()
     assert len(started) == len(set(started)) == 3
     wait_until(lambda: set(statuses(tmp_path)) == {"interrupted"})
 
@@ -274,7 +286,9 @@ def test_a_cancel_during_the_save_leaves_no_half_an_adapter(tmp_path: Path) -> N
     specs = as_started(enqueue_sweep(REQUEST, tmp_path))
     first = RunDirectory(tmp_path / specs[0].run_id)
     half = PRELUDE + "(run / '.adapter.partial').mkdir(); time.sleep(60)"
-    dispatcher = Dispatcher(tmp_path, worker(lambda r: half if r == specs[0].run_id else DONE))
+    dispatcher = Dispatcher(
+        tmp_path, LocalLauncher(worker(lambda r: half if r == specs[0].run_id else DONE))
+    )
     step_until(dispatcher, lambda: first.partial_adapter.exists())
     note_cancel(tmp_path, [specs[0].run_id])
     dispatcher.step()

@@ -20,8 +20,9 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import Started
 from ftlab.jobs import control, ready, ready_parent
 from ftlab.jobs.control import note_cancel, start_dispatcher
-from ftlab.jobs.dispatcher import Dispatcher, start_worker
+from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep, plan_sweep
+from ftlab.jobs.launchers.local import start_worker
 from ftlab.jobs.ready import ForkedWorker, StillImporting
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore

@@ -16,6 +16,7 @@ from ftlab.basics import devices, locks
 from ftlab.basics.locks import DeviceLock, free_device
 from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
 from ftlab.jobs.launch import checked, enqueue_sweep, requests_of
+from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.methods.variant import Variant
 from ftlab.records.result import RunResult
 from ftlab.records.resume import begin_anew
@@ -187,7 +188,7 @@ def test_a_start_that_is_refused_on_one_card_is_recorded_on_the_card_where_it_su
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         return machine.start(directory, device)
 
-    dispatcher = Dispatcher(runs, refusing, devices=lambda: devices.list_devices())
+    dispatcher = Dispatcher(runs, LocalLauncher(refusing, devices=lambda: devices.list_devices()))
     assert taken.try_acquire()
     dispatcher.step()
     assert refused == ["cuda:1"]

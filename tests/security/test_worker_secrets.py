@@ -14,9 +14,10 @@ import pytest
 
 from ftlab.basics import devices
 from ftlab.basics.processes import python_environment
-from ftlab.jobs import dispatcher, peft_check
+from ftlab.jobs import peft_check
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import demo_access
+from ftlab.jobs.launchers import local
 from ftlab.methods.variant import Variant
 from ftlab.models import bundled, download
 from ftlab.operations.doctor import check_torch
@@ -77,7 +78,7 @@ def run_of(folder: Path, **changes: Any) -> RunDirectory:
 
 
 def train(folder: Path, **changes: Any) -> None:
-    dispatcher.start_worker(run_of(folder, **changes), "cpu")
+    local.start_worker(run_of(folder, **changes), "cpu")
 
 
 def grid(folder: Path, model: str, task: TaskReference | None = None) -> None:

@@ -20,7 +20,7 @@ import gradio as gr
 from gradio.components.plot import PlotData
 
 from ftlab.basics import units
-from ftlab.basics.devices import list_devices
+from ftlab.basics.devices import list_devices, told_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.leases import Holder
 from ftlab.basics.recent import Recent
@@ -31,7 +31,9 @@ from ftlab.jobs.control import (
     ensure_dispatcher,
     request_cancel,
     requested_cancels,
+    trouble_of,
 )
+from ftlab.jobs.launchers.launcher import where_runs_go
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.records.progress import (
     Later,
@@ -165,6 +167,23 @@ def worked_elsewhere(runs: Sequence[Run], holder: Holder | None) -> str:
         return ""
     name = f"The machine {holder.node}" if holder.node else "Another machine"
     return note_html(f"{name}, which shares this runs folder, works through its queue.")
+
+
+def executed_elsewhere(runs: Sequence[Run], on: str, trouble: str) -> str:
+    """Says which cluster executes the runs, and what is wrong there; "" if this machine does."""
+    waiting = {run.queued_for for run in runs if run.status == "queued"} - {on}
+    others = [
+        note_html(
+            f"Runs wait for {other}: start the app with --on {other}."
+            if other
+            else "Runs wait for this machine: they start when none is left at the cluster."
+        )
+        for other in sorted(waiting)
+    ]
+    if not on:
+        return "".join(others)
+    where = note_html(f"Runs are executed by {on}.")
+    return "".join([where, field_error([trouble] if trouble else []), *others])
 
 
 def queue_state(runs: Sequence[Run]) -> str:
@@ -439,13 +458,15 @@ class QueueWatch:
 
     def _look(self, wanted: str, runs: Sequence[Run]) -> Shown:
         cancelling = requested_cancels(self._store.folder)
+        told = told_devices()  # their use cannot be read from here
         view = view_sweep(runs, wanted, cancelling, self._book.read)
         problem = self._keeper.keep(runs)
         now = Shown(
             heading=f"{queue_heading(view)}{_hidden_state(runs)}"
             + worked_elsewhere(runs, dispatcher_elsewhere(self._store.folder))
+            + executed_elsewhere(runs, where_runs_go(), trouble_of(self._store.folder))
             + field_error([problem] if problem else []),
-            devices=devices_html(look_at_devices(runs, list_devices())),
+            devices=devices_html(look_at_devices(runs, list_devices() if not told else ())),
             queue=self._suggested(view) + queue_html(view),
             choices=tuple(sweep_choices(runs)),
             drawing=self._drawing(wanted, view),
