@@ -249,16 +249,15 @@ def slurm_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 def test_slurm_offers_its_card_with_the_memory_of_the_table() -> None:
     reached = connect.reach("slurm:partition=gpu,card=l40s", Path())
     assert [device.id for device in reached.devices] == ["cuda:0", CPU]
-    assert reached.words == "Slurm: L40S"
+    assert reached.words == "Slurm (partition=gpu,card=l40s): L40S"
     with pytest.raises(FtlabError, match="There is no card 'l40'"):
         connect.reach("slurm:card=l40", Path())
 
 
 @pytest.mark.model
 def test_slurm_executes_a_run_as_this_machine_would(
-    slurm_here: str, tiny_model: Path, task_file: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    slurm_here: str, tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
     settings = TrainingSettings(steps=2, batch_size=2, eval_examples=2, eval_answers=False)
     request = SweepRequest(
         model=str(tiny_model),
@@ -273,8 +272,7 @@ def test_slurm_executes_a_run_as_this_machine_would(
     start_dispatcher(there)
     wait_until(lambda: not any(run.is_open for run in RunStore(there).runs()), 120)
     assert statuses(there) == ["done", "done"]
-    monkeypatch.delenv(ON_VARIABLE)
-    monkeypatch.delenv(DEVICES_VARIABLE)
+    del os.environ[ON_VARIABLE], os.environ[DEVICES_VARIABLE]
     enqueue_sweep(checked(request), here)
     start_dispatcher(here)
     wait_until(lambda: not any(run.is_open for run in RunStore(here).runs()), 120)
@@ -412,6 +410,6 @@ def test_the_queue_says_where_runs_are_executed_and_what_is_wrong_there(tmp_path
     runs = RunStore(tmp_path).runs()
     assert executed_elsewhere(runs[:0], "", "") == ""
     there = executed_elsewhere(runs, "slurm", "Slurm takes no job: no such partition")
-    assert "Runs are executed by slurm." in there
+    assert "Runs are executed by Slurm." in there
     assert "no such partition" in there
     assert "Runs wait for slurm: start the app with --on slurm." in executed_elsewhere(runs, "", "")

@@ -16,7 +16,7 @@ from ftlab.basics.devices import CPU, Device, list_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import DEVICES_VARIABLE
 from ftlab.basics.words import plural
-from ftlab.jobs.launchers.launcher import ON_VARIABLE, kind_of_launcher, launcher_named
+from ftlab.jobs.launchers.launcher import ON_VARIABLE, kind_of_launcher, label_of, launcher_named
 from ftlab.jobs.node import Node
 
 _CHECK_SECONDS = 90.0
@@ -56,7 +56,7 @@ def reach(on: str, folder: Path) -> Reached:
     nodes = [found for _, found in fit]
     devices = (*_gpus(on, nodes), nodes[0].devices[-1])
     many = f"{plural(len(nodes), 'node')}, {_label(devices)}"
-    return Reached(f"Ray at {on}: {many}", devices, tuple(nodes), watch.trouble)
+    return Reached(f"{label_of(on)}: {many}", devices, tuple(nodes), watch.trouble)
 
 
 def _gpus(on: str, nodes: Sequence[Node]) -> Iterator[Device]:
@@ -89,7 +89,7 @@ def _slurm(on: str) -> Reached:
         card = find_card(options["card"])
         gpu = Device("cuda:0", card.label, card.memory_bytes, capability=card.capability)
         devices = (gpu, *devices)
-    return Reached(f"Slurm: {_label(devices)}", devices)
+    return Reached(f"{label_of(on)}: {_label(devices)}", devices)
 
 
 def use(on: str, folder: Path) -> Reached:

@@ -142,6 +142,14 @@ def kind_of_launcher(on: str) -> str:
     )
 
 
+def label_of(on: str) -> str:
+    """What `--on` names, for people: "Ray at http://HEAD:8265", "Slurm (partition=gpu)"."""
+    if kind_of_launcher(on) == "ray":
+        return f"Ray at {on}"
+    options = on.partition(":")[2]
+    return f"Slurm ({options})" if options else "Slurm"
+
+
 def launcher_environment() -> dict[str, str]:
     """Variables for a process that starts runs elsewhere, or starts one that does."""
     return {

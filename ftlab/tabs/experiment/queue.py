@@ -33,7 +33,7 @@ from ftlab.jobs.control import (
     requested_cancels,
     trouble_of,
 )
-from ftlab.jobs.launchers.launcher import where_runs_go
+from ftlab.jobs.launchers.launcher import label_of, where_runs_go
 from ftlab.methods.registry import BASE_METHOD, look_of
 from ftlab.records.progress import (
     Later,
@@ -182,7 +182,7 @@ def executed_elsewhere(runs: Sequence[Run], on: str, trouble: str) -> str:
     ]
     if not on:
         return "".join(others)
-    where = note_html(f"Runs are executed by {on}.")
+    where = note_html(f"Runs are executed by {label_of(on)}.")
     return "".join([where, field_error([trouble] if trouble else []), *others])
 
 
