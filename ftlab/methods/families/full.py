@@ -121,6 +121,7 @@ FULL = MethodSpec(
     ),
     look=Look(colour="#707b8c", marker="square", dash="solid"),
     learning_rate=3e-4,
+    not_sharded="",
     count=_every_weight,
 )
 
@@ -135,6 +136,7 @@ LAST_LAYERS = MethodSpec(
     ),
     look=Look(colour="#78633f", marker="square-open", dash="solid"),
     learning_rate=9e-4,
+    not_sharded="",
     hyperparameters=(
         Hyperparameter(
             "layers", "Blocks", "int", 4, "Number of trained blocks, counted from the last.", 1, 512

@@ -87,6 +87,7 @@ PROMPT_TUNING = MethodSpec(
     ),
     look=Look(colour="#d7602a", marker="triangle-up", dash="dot"),
     learning_rate=3e-2,
+    not_sharded="",
     rate_rule=unscaled(
         "Lester et al. 2021, section 3: 0.3 for every T5, from Small (77M) to XXL (11B)",
         "https://arxiv.org/abs/2104.08691",
