@@ -119,11 +119,11 @@ MOST_LOSSES = 3
 
 @dataclass
 class Child:
-    """A job that executes a run; `place` is where."""
+    """A job that executes a run in those places: one, or as many as it is divided over."""
 
     job: str
     directory: RunDirectory
-    place: str
+    places: tuple[str, ...]
     ended: Ended | None = None
     over: float = 0.0
     since: float = field(default_factory=time.monotonic)
@@ -191,7 +191,7 @@ class Dispatcher:
         for run in self._store.runs():
             noted = read_job(run.directory) if run.is_open or run.status == "interrupted" else None
             if noted is not None:
-                self._children[run.run_id] = Child(noted.job, run.directory, noted.place)
+                self._children[run.run_id] = Child(noted.job, run.directory, noted.places)
 
     def _wait(self) -> None:
         """Waits until the next step, or until a worker ends: the next run starts at once."""
@@ -264,19 +264,22 @@ class Dispatcher:
             for run in open_runs
             if self._is_ours(run, places) and (not cancels or run.run_id not in cancels)
         ]
-        busy = {child.place for child in self._children.values()}
+        busy = {place for child in self._children.values() for place in child.places}
         busy |= {place for place, until in self._avoided.items() if until > time.monotonic()}
         running = [run for run in open_runs if run.status == "running"]
-        busy |= {run.spec.device for run in running if run.directory.elsewhere is None}
+        for run in running:
+            busy |= set() if run.directory.elsewhere else set(run.spec.held)
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
             if run.status != "queued" or run.run_id in self._children:
                 continue  # a worker that was started has not said so yet
-            place = places.for_run(run.spec, busy)
-            if place is not None:
-                busy.add(place)
-                self._start_run(run, place)
+            found = places.for_run(run.spec, busy)
+            if found:
+                busy |= set(found)
+                self._start_run(run, found)
+            elif len(run.spec.held) > 1:  # no later run takes what it waits for
+                busy |= set(places.wanted(run.spec))
         return bool(open_runs or self._children)  # the next step records new deaths
 
     def _expected_seconds(self, run: Run) -> float:
@@ -289,15 +292,15 @@ class Dispatcher:
             self._expected[run.run_id] = expected.total
         return self._expected[run.run_id]
 
-    def _start_run(self, run: Run, place: str) -> None:
+    def _start_run(self, run: Run, places: tuple[str, ...]) -> None:
         if run.directory.status() != "queued" or _is_held(run.directory):
             return  # started meanwhile, by a dispatcher that was killed or by hand
         noted = read_job(run.directory)
         number = noted.number + 1 if noted else 1
         try:
-            job = self._launcher.start(run.directory, place, number)
+            job = self._launcher.start(run.directory, places, number)
             if self._launcher.on:
-                write_job(run.directory, Job(job, place, number))
+                write_job(run.directory, Job(job, places, number))
         except (NotNow, FtlabError):
             return  # stays queued until the next step, or somebody takes the run away
         except OSError as error:
@@ -307,7 +310,7 @@ class Dispatcher:
             reason = f"The worker could not be started: {error.strerror or error}."
             self._write(run.directory, ended("failed", reason))
             return
-        self._children[run.run_id] = Child(job, run.directory, place)
+        self._children[run.run_id] = Child(job, run.directory, places)
 
     def _reap(self) -> None:
         for run_id, child in list(self._children.items()):
@@ -322,7 +325,8 @@ class Dispatcher:
             if directory.result_file.exists() or child.is_to_go_on:
                 self._losses.pop(run_id, None)
             elif end.is_lost and directory.is_waiting:  # its worker had not begun
-                self._avoided[child.place] = time.monotonic() + AVOIDED_SECONDS
+                until = time.monotonic() + AVOIDED_SECONDS
+                self._avoided |= dict.fromkeys(child.places, until)
             elif end.is_lost and self._losses[run_id] + 1 < MOST_LOSSES:
                 self._losses[run_id] += 1
                 self._have_go_on(directory)

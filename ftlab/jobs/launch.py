@@ -55,6 +55,7 @@ def validate(request: SweepRequest) -> list[FieldError]:
         *validate_task(request.task),
         *_variants(request),
         *errors_in(request.settings, PREFIX),
+        *(FieldError(f"{PREFIX}shard", why) for why in problems_of_shard(request)),
     ]
 
 
@@ -83,6 +84,54 @@ def incompatible_variants(request: SweepRequest) -> list[tuple[Variant, Incompat
         if not validate_variant(variant)
         and (found := incompatible(variant, shape, request.settings, device_id)) is not None
     ]
+
+
+def problems_of_shard(request: SweepRequest) -> Iterator[str]:
+    """Yields why no run of the request can be divided over so many GPUs, and the way out."""
+    settings = request.settings
+    parts = settings.shard
+    if parts <= 1:
+        return
+    if parts > settings.batch_size:
+        yield (
+            f"A batch of {settings.batch_size} cannot be divided over {parts} GPUs, each needs an "
+            f"example; choose batch size {parts} or more, or fewer GPUs in a run."
+        )
+    if settings.optimizer != "adamw":
+        yield (
+            f"The optimizer {settings.optimizer} does not take weights that lie on {parts} GPUs; "
+            "choose adamw, or 1 GPU in a run."
+        )
+    if settings.measure_answering:
+        yield (
+            "What answering costs is measured on one GPU, and the model is to lie on "
+            f"{parts}; switch Measure answering off, or choose 1 GPU in a run."
+        )
+    try:
+        like = like_devices(request.device)
+    except FtlabError:
+        return  # told with the device
+    first = like[0]
+    if not first.is_gpu:
+        return  # processes that share the cores, which shows that it works
+    if len(like) < parts:
+        there = len(like_devices(AUTO)) if first.is_cuda else 1
+        enough = first.is_cuda and there >= parts
+        way_out = f"choose the device {AUTO}" if enough else f"choose {there} or fewer"
+        what = (
+            f"the device {request.device} is one" if enough else f"this machine has {there} alike"
+        )
+        yield f"A run over {parts} GPUs needs so many like ones, and {what}; {way_out}."
+    elif any("." in device.id for device in like[:parts]):
+        yield (
+            f"A run over {parts} GPUs needs whole ones: MIG instances cannot exchange gradients "
+            "(NCCL); choose 1 GPU in a run."
+        )
+    if first.lacks_bf16 and request.dtype_policy != "fp32":
+        yield (
+            f"{first.label} has no bf16, and gradients scaled for fp16 are not divided over GPUs; "
+            "choose the dtype policy fp32, or 1 GPU in a run."
+        )
 
 
 def device_of(request: SweepRequest) -> str:

@@ -130,16 +130,17 @@ def execute(directory: RunDirectory) -> int:
 
 
 def _on_this_node(spec: RunSpec) -> RunSpec:
-    """The run's spec with this node's own name of the device: the first card that the launcher
-    shows to this process. Raises `FtlabError` if it shows none."""
+    """The run's spec with this node's own names of its devices: the cards that the launcher shows
+    to this process. Raises `FtlabError` if it shows too few."""
     if spec.device == CPU:
         return spec
-    for device in list_devices():
-        if device.is_cuda:
-            return replace(spec, device=device.id)
-    raise FtlabError(
-        f"The machine {platform.node()} shows no GPU to the run {spec.run_id}, which is for one."
-    )
+    cards = [device.id for device in list_devices() if device.is_cuda][: spec.settings.shard]
+    if len(cards) < spec.settings.shard:
+        raise FtlabError(
+            f"The machine {platform.node()} shows {len(cards)} GPUs to the run {spec.run_id}, "
+            f"which is for {spec.settings.shard}."
+        )
+    return replace(spec, device=cards[0], devices=tuple(cards))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -63,6 +63,7 @@ def incompatible(
         or _not_installed(variant)
         or _not_on_base(variant, device_id)
         or _not_under(variant, settings)
+        or _not_sharded(variant, settings)
         or (None if shape is None else incompatible_with_model(variant, shape))
         or (None if shape is None else _too_long(variant, shape, settings))
     )
@@ -145,6 +146,21 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | N
             "settings.optimizer",
         )
     return None
+
+
+def _not_sharded(variant: Variant, settings: TrainingSettings) -> Incompatible | None:
+    if settings.shard == 1:
+        return None
+    label, reason = variant.spec.label, variant.spec.not_sharded
+    if variant.base_precision is not None:
+        reason = "FSDP does not divide a 4-bit or 8-bit base rightly (bitsandbytes issue 1945)"
+    if not reason:
+        return None
+    return Incompatible(
+        f"{label} cannot be trained over {settings.shard} GPUs: {reason}; choose 1 GPU in a run, "
+        f"or leave {label} out.",
+        "settings.shard",
+    )
 
 
 def _too_long(

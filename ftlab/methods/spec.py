@@ -245,6 +245,7 @@ class MethodSpec:
     is the hyperparameter for the number of vectors that use positions of the model. `names` returns
     the label of a variant (`None`: the label and the non-default values).
 
+    `not_sharded` is why a run of it cannot be divided over several GPUs, "" if it can.
     `learning_rate` was tuned on the bundled model; `rate_rule` scales it to other models.
     """
 
@@ -256,6 +257,7 @@ class MethodSpec:
     look: Look
     learning_rate: float
     short: str = ""
+    not_sharded: str = "its losses were not compared with those of one process"
     rate_rule: RateRule = BY_WIDTH
     hyperparameters: tuple[Hyperparameter, ...] = ()
     base_precision: BasePrecision | None = None

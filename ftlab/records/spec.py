@@ -118,7 +118,8 @@ class RunSpec:
     the operator's, whichever is lower.
 
     `devices` are like ones, of which the queue gives the run the first that is free; `device` then
-    names that one. They are empty for a run that may use `device` alone.
+    names that one. They are empty for a run that may use `device` alone. A run that is divided over
+    several GPUs gets as many; the queue then puts those first, and `device` is the first of them.
 
     `default_rate` is the method's own learning rate for the model, as planned. It is `None` if the
     variant or the sweep sets a rate, for a base run, and in records of versions that trained models
@@ -147,6 +148,12 @@ class RunSpec:
     def may_use(self) -> tuple[str, ...]:
         """Every device that may do the run."""
         return self.devices or (self.device,)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The devices that the run uses at once; on a CPU its processes share the one."""
+        several = self.settings.shard > 1 and self.devices
+        return self.devices[: self.settings.shard] if several else (self.device,)
 
     @property
     def is_base(self) -> bool:

@@ -140,6 +140,11 @@ class TrainingSettings:
         int, Setting("Accumulation", help="batches in a step", low=1, high=4096,
                      same="accumulation {}", narrow=True),
     ] = 1  # fmt: skip
+    shard: Annotated[
+        int, Setting("GPUs in a run", help="divides the model and each batch over so many like "
+                     "GPUs (FSDP), for a model that one does not hold; the losses stay the same",
+                     low=1, high=64, narrow=True),
+    ] = 1  # fmt: skip
     schedule: Annotated[
         Schedule, Setting("Schedule", help="of the learning rate", choices=SCHEDULES,
                           same="{} schedule", narrow=True),

@@ -153,12 +153,16 @@ def test_a_node_takes_a_run_on_each_of_its_gpus_and_one_without_takes_one(tmp_pa
     )
     places = nodes.watch().places()
     on_gpu, on_cpu = spec(tmp_path / "a", "cuda:0"), spec(tmp_path / "b", CPU)
-    assert places.for_run(on_gpu, ()) == "cards/0"
-    assert places.for_run(on_gpu, ("cards/0",)) == "cards/1"
-    assert places.for_run(on_gpu, ("cards/0", "cards/1")) is None
-    assert places.for_run(on_cpu, ("cards/0", "cards/1")) == "plain/0"
-    assert RayNode("cards", nodes.resources["cards"]).taken() == {"entrypoint_num_gpus": 1}
-    assert RayNode("plain", nodes.resources["plain"]).taken() == {"entrypoint_num_cpus": 8.0}
+    assert places.for_run(on_gpu, ()) == ("cards/0",)
+    assert places.for_run(on_gpu, ("cards/0",)) == ("cards/1",)
+    assert places.for_run(on_gpu, ("cards/0", "cards/1")) == ()
+    assert places.for_run(on_cpu, ("cards/0", "cards/1")) == ("plain/0",)
+    over_two = replace(on_gpu, settings=replace(on_gpu.settings, shard=2), devices=("cuda:0",) * 2)
+    assert places.for_run(over_two, ()) == ("cards/0", "cards/1")
+    assert places.for_run(over_two, ("cards/0",)) == ()
+    assert places.wanted(over_two) == ["cards/0", "cards/1"]
+    assert RayNode("cards", nodes.resources["cards"]).taken(2) == {"entrypoint_num_gpus": 2}
+    assert RayNode("plain", nodes.resources["plain"]).taken(1) == {"entrypoint_num_cpus": 8.0}
 
 
 def test_runs_of_one_folder_stay_on_the_card_that_the_app_was_started_with(
@@ -168,8 +172,8 @@ def test_runs_of_one_folder_stay_on_the_card_that_the_app_was_started_with(
     monkeypatch.setenv(DEVICES_VARIABLE, told)
     found = {"new": seen(A100), "old": seen(L40S)}
     places = Nodes(tmp_path, {name: {"GPU": 1.0} for name in found}, found).watch().places()
-    assert places.for_run(spec(tmp_path / "a", "cuda:0"), ()) == "old/0"
-    assert places.for_run(spec(tmp_path / "a", "cuda:0"), ("old/0",)) is None
+    assert places.for_run(spec(tmp_path / "a", "cuda:0"), ()) == ("old/0",)
+    assert places.for_run(spec(tmp_path / "a", "cuda:0"), ("old/0",)) == ()
 
 
 NO_MODULE = "/usr/bin/python: No module named ftlab.jobs"
@@ -192,7 +196,7 @@ def test_a_node_that_is_unfit_is_named_once_and_the_others_go_on(
     assert why in trouble_of(tmp_path)
     assert watch.is_settled
     on_cpu = spec(tmp_path / "runs", CPU)
-    assert [places.for_run(on_cpu, busy) for busy in ((), ("a/0",))] == ["a/0", None]
+    assert [places.for_run(on_cpu, busy) for busy in ((), ("a/0",))] == [("a/0",), ()]
 
 
 @pytest.mark.fault("head of the Ray cluster away")
@@ -202,16 +206,16 @@ def test_a_cluster_that_is_away_is_said_so_until_it_is_back(
     monkeypatch.setattr("ftlab.jobs.launchers.cluster._LOOK_SECONDS", 0.0)
     nodes = Nodes(tmp_path, {"a": {"CPU": 2.0}}, {"a": seen()})
     watch = nodes.watch()
-    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) == "a/0"
+    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) == ("a/0",)
     nodes.error = FtlabError("No Ray cluster answers.")
     watch.places()
     assert trouble_of(tmp_path) == "No Ray cluster answers."
     nodes.error, nodes.resources = None, {}
-    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) is None
+    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) == ()
     with pytest.raises(NotNow):
         watch.node_at("a/0")
     nodes.resources = {"a": {"CPU": 2.0}}
-    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) == "a/0"
+    assert watch.places().for_run(spec(tmp_path / "runs", CPU), ()) == ("a/0",)
     assert trouble_of(tmp_path) == ""
 
 
@@ -302,8 +306,8 @@ class Elsewhere:
     def places(self) -> slurm.SlurmPlaces:
         return slurm.SlurmPlaces(2)
 
-    def start(self, directory: RunDirectory, place: str, number: int) -> str:
-        self.local.start(directory, directory.spec().device, number)
+    def start(self, directory: RunDirectory, places: tuple[str, ...], number: int) -> str:
+        self.local.start(directory, (directory.spec().device,), number)
         self.started.append(f"{directory.run_id}.{number}")
         return self.started[-1]
 

@@ -15,7 +15,7 @@ import pytest
 from ftlab.basics import devices, locks
 from ftlab.basics.locks import DeviceLock, free_device
 from ftlab.jobs.dispatcher import Dispatcher, in_starting_order
-from ftlab.jobs.launch import checked, enqueue_sweep, requests_of
+from ftlab.jobs.launch import checked, enqueue_sweep, requests_of, validate
 from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.methods.variant import Variant
 from ftlab.records.result import RunResult
@@ -23,6 +23,7 @@ from ftlab.records.resume import begin_anew
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest, dump_spec, load_spec
 from ftlab.records.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from tests.benchmarks.devices import simulate
 from tests.fake_nvml import GB, FakeCard, use_cards
 from tests.simulated import Machine, Worker
@@ -252,3 +253,45 @@ def test_cards_are_like_if_model_and_memory_are_equal(
     devices.list_devices.cache_clear()
     use_cards(monkeypatch, FakeCard("Card", "GPU-0"), card)
     assert len(devices.like_devices("auto")) == 1 + is_like
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "part"),
+    [
+        ("auto", {"shard": 5, "batch_size": 8}, "this machine has 4 alike; choose 4 or fewer"),
+        ("cuda:1", {"shard": 2}, "the device cuda:1 is one; choose the device auto"),
+        ("auto", {"shard": 4, "batch_size": 3}, "choose batch size 4 or more, or fewer GPUs"),
+        ("auto", {"shard": 2, "optimizer": "adamw_8bit"}, "choose adamw, or 1 GPU in a run"),
+        ("auto", {"shard": 2, "measure_answering": True}, "switch Measure answering off"),
+    ],
+)
+def test_a_run_that_cannot_be_divided_over_so_many_cards_is_refused_with_the_way_out(
+    device: str, settings: dict, part: str
+) -> None:
+    request = SweepRequest(
+        variants=(Variant("lora"),), settings=TrainingSettings(**settings), device=device
+    )
+    [error] = validate(request)
+    assert error.field == "settings.shard"
+    assert part in error.message
+    assert not validate(replace(request, settings=TrainingSettings(shard=2), device="auto"))
+    assert not validate(replace(request, settings=TrainingSettings(shard=3), device="cpu"))
+
+
+def test_a_run_over_several_cards_gets_as_many_at_once_and_waits_its_turn(runs: Path) -> None:
+    one = queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0, 1)))
+    settings = TrainingSettings(shard=3)
+    two = queued(runs, replace(REQUEST, variants=(Variant("full"),), seeds=(0,), settings=settings))
+    last = queued(runs, replace(REQUEST, variants=(Variant("dora"),), seeds=(0,)))
+    machine = machine_for([*one, *two, *last])
+    machine.work(runs)
+    recorded = {run.run_id: run.spec for run in RunStore(runs).runs()}
+    times = {run_id: (begin, end) for run_id, _, begin, end in machine.used}
+    for spec in two:
+        held = recorded[spec.run_id].held
+        assert len(set(held)) == 3
+        assert recorded[spec.run_id].device == held[0]
+        begin, end = times[spec.run_id]
+        for other, (began, ended) in times.items():
+            shares = set(recorded[other].held) & set(held)
+            assert other == spec.run_id or not shares or ended <= begin or end <= began, other

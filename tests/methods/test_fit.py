@@ -234,3 +234,17 @@ def test_adalora_finds_room_for_its_budget_in_a_run_of_any_length(steps: int) ->
     spec = METHODS["adalora"]
     assert spec.peft_config is not None
     spec.peft_config(spec.defaults(), RunPlan(steps, ""))  # PEFT raises where there is none
+
+
+def test_what_cannot_be_divided_over_gpus_says_why_and_what_to_do() -> None:
+    sharded = replace(SETTINGS, shard=2)
+    for text in ("qlora", "lora:base=int8"):
+        assert "a 4-bit or 8-bit base" in found_in(text, None, sharded).message
+    found = found_in("pissa", None, sharded)
+    assert (found.field, found.not_applicable) == ("settings.shard", True)
+    assert found.message == (
+        "PiSSA cannot be trained over 2 GPUs: it starts from a decomposition of whole weights; "
+        "choose 1 GPU in a run, or leave PiSSA out."
+    )
+    for method in ("full", "lora", "dora", "prompt_tuning"):
+        assert incompatible(Variant(method), None, sharded) is None

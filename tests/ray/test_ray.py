@@ -85,9 +85,9 @@ def test_24_runs_survive_a_killed_node_and_a_new_head_and_equal_the_local_ones(
 def _at_work_on(runs: list[RunDirectory], first: bool) -> bool:
     """Whether a run is being trained on the first node, or on another one."""
     places = {
-        job.place.partition("/")[0]: run
+        job.places[0].partition("/")[0]: run
         for run in runs
         if (job := read_job(run)) and not run.result_file.exists() and run.metrics()
     }
-    nodes = [job.place.partition("/")[0] for run in runs if (job := read_job(run))]
+    nodes = [job.places[0].partition("/")[0] for run in runs if (job := read_job(run))]
     return any((node == nodes[0]) == first for node in places)

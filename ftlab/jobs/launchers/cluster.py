@@ -51,14 +51,14 @@ class RayNode:
         return f"accelerator_type:{card}" in self.resources
 
     @property
-    def slots(self) -> int:
-        """How many runs it takes at once."""
-        return int(self.resources.get("GPU", 0)) or 1
+    def places(self) -> list[str]:
+        """One for each run that it takes at once."""
+        return [f"{self.id}/{n}" for n in range(int(self.resources.get("GPU", 0)) or 1)]
 
-    def taken(self) -> dict[str, Any]:
-        """What a run takes of it: a GPU, or all CPUs."""
+    def taken(self, places: int) -> dict[str, Any]:
+        """What a run takes of it: as many GPUs, or all CPUs."""
         if self.resources.get("GPU", 0) >= 1:
-            return {"entrypoint_num_gpus": 1}
+            return {"entrypoint_num_gpus": places}
         return {"entrypoint_num_cpus": self.resources.get("CPU", 1)}
 
 
@@ -199,14 +199,19 @@ class NodePlaces:
     def may_do(self, directory: RunDirectory, spec: RunSpec) -> bool:
         return True
 
-    def for_run(self, spec: RunSpec, busy: Collection[str]) -> str | None:
-        places = (
-            f"{node.id}/{number}"
-            for node, found in self._nodes
-            if self._can(found, spec)
-            for number in range(node.slots)
-        )
-        return next((place for place in places if place not in busy), None)
+    def for_run(self, spec: RunSpec, busy: Collection[str]) -> tuple[str, ...]:
+        """A run over several GPUs gets those of one node."""
+        for node, found in self._nodes:
+            free = [place for place in node.places if place not in busy]
+            count = 1 if spec.device == CPU else spec.settings.shard
+            if self._can(found, spec) and len(free) >= count:
+                return tuple(free[:count])
+        return ()
+
+    def wanted(self, spec: RunSpec) -> Collection[str]:
+        """Those of the first node that has enough."""
+        enough = (node.places for node, _ in self._nodes if len(node.places) >= spec.settings.shard)
+        return next(enough, ())
 
     def _can(self, found: Node, spec: RunSpec) -> bool:
         """Whether the node has the device, with the same card as all others that take runs."""

@@ -42,11 +42,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Job:
-    """What is noted of a job elsewhere in its run's folder: its name, its place, and how often
+    """What is noted of a job elsewhere in its run's folder: its name, its places, and how often
     the run was started with it."""
 
     job: str
-    place: str
+    places: tuple[str, ...]
     number: int
 
 
@@ -72,8 +72,12 @@ class Places(Protocol):
     def may_do(self, directory: RunDirectory, spec: RunSpec) -> bool:
         """Whether a queued run is for one of these places at all."""
 
-    def for_run(self, spec: RunSpec, busy: Collection[str]) -> str | None:
-        """The place where the run may start; `None` if it has to wait. `busy` are taken already."""
+    def for_run(self, spec: RunSpec, busy: Collection[str]) -> tuple[str, ...]:
+        """The places in which the run may start: one, or as many as it is divided over; none if it
+        has to wait. `busy` are taken already."""
+
+    def wanted(self, spec: RunSpec) -> Collection[str]:
+        """The places of which a run over several waits for enough, so no later run takes them."""
 
 
 class Launcher(Protocol):
@@ -91,7 +95,7 @@ class Launcher(Protocol):
     def places(self) -> Places:
         """Looks around; called once in each step of the dispatcher."""
 
-    def start(self, directory: RunDirectory, place: str, number: int) -> str:
+    def start(self, directory: RunDirectory, places: tuple[str, ...], number: int) -> str:
         """Starts a run for the `number`-th time; returns the job's name.
 
         Raises `OSError` if that is impossible, and `NotNow`.

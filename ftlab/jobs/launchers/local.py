@@ -58,13 +58,15 @@ class LocalLauncher:
     def places(self) -> LocalPlaces:
         return LocalPlaces({device.id: device for device in self._devices()})
 
-    def start(self, directory: RunDirectory, place: str, number: int) -> str:
+    def start(self, directory: RunDirectory, places: tuple[str, ...], number: int) -> str:
         spec = directory.spec()
-        if place != spec.device:
-            directory.complete_spec(replace(spec, device=place))
+        if places != spec.held or places[0] != spec.device:
+            others = [one for one in spec.devices if one not in places]
+            ordered = (*places, *others) if len(places) > 1 else spec.devices
+            directory.complete_spec(replace(spec, device=places[0], devices=ordered))
         kills = self._oom_kills()
         try:
-            process = self._start(directory, place)
+            process = self._start(directory, places[0])
         except ready.StillImporting:
             raise NotNow from None
         self._started[directory.run_id] = process, kills
@@ -103,21 +105,30 @@ class LocalPlaces:
     def may_do(self, directory: RunDirectory, spec: RunSpec) -> bool:
         return not is_for_another(directory, spec, self._there)
 
-    def for_run(self, spec: RunSpec, busy: Collection[str]) -> str | None:
-        """Of several like devices, one is taken that nobody else uses.
+    def for_run(self, spec: RunSpec, busy: Collection[str]) -> tuple[str, ...]:
+        """Of like devices, those are taken that nobody else uses.
 
-        If others use all that are left, the run waits for the next that is free; if none of its
+        If others use too many of them, the run waits for the next that are free; if none of its
         devices is the folder's, it waits in line for the first, so that a process that gives way
         does.
         """
         if not spec.devices:
-            return None if spec.device in busy else spec.device
-        may_use = [one for one in spec.devices if one in self._there] or [spec.device]
+            return () if spec.device in busy else (spec.device,)
+        count = len(spec.held)
+        may_use = [one for one in spec.devices if one in self._there]
+        if len(may_use) < count:
+            may_use = list(spec.held) if count > 1 else [spec.device]  # its worker says what lacks
         left = [one for one in may_use if one not in busy]
+        found: list[str] = []
         for one in left:
             if one not in self._free:
                 self._free[one] = one not in self._there or is_unused(self._there[one])
             if self._free[one]:
-                return one
+                found.append(one)
+            if len(found) == count:
+                return tuple(found)
         none_is_ours = len(left) == len(may_use)
-        return left[0] if none_is_ours else None
+        return tuple(left[:count]) if none_is_ours else ()
+
+    def wanted(self, spec: RunSpec) -> Collection[str]:
+        return spec.devices

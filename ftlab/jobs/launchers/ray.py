@@ -89,10 +89,11 @@ class RayLauncher:
                 raise NotNow(why_not(self._address, error)) from None
         return name
 
-    def start(self, directory: RunDirectory, place: str, number: int) -> str:
-        node = self.watch.node_at(place)
+    def start(self, directory: RunDirectory, places: tuple[str, ...], number: int) -> str:
+        node = self.watch.node_at(places[0])
         name = f"ftlab-{directory.run_id}-{number}"
-        return self._submit(name, node.id, ("run", str(directory.path)), **node.taken())
+        taken = node.taken(len(places))
+        return self._submit(name, node.id, ("run", str(directory.path)), **taken)
 
     def status(self, job: str) -> Ended | None:
         try:

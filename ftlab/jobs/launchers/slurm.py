@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class SlurmLauncher:
         }
         chosen.setdefault("timeout_min", 24 * 60)
         if spec.device != CPU:
-            chosen["gpus_per_node"] = 1
+            chosen["gpus_per_node"] = spec.settings.shard
         cluster = self._options.get("cluster", "slurm")
         executor = self._submitit.AutoExecutor(folder=str(self._folder), cluster=cluster)
         executor.update_parameters(name=f"ftlab-{spec.run_id}", **chosen)
@@ -80,7 +81,7 @@ class SlurmLauncher:
     def places(self) -> SlurmPlaces:
         return SlurmPlaces(int(self._options.get("at_once", AT_ONCE)))
 
-    def start(self, directory: RunDirectory, place: str, number: int) -> str:
+    def start(self, directory: RunDirectory, places: tuple[str, ...], number: int) -> str:
         root = python_environment()["PYTHONPATH"]
         command = [
             "env", f"PYTHONPATH={root}",
@@ -129,5 +130,9 @@ class SlurmPlaces:
     def may_do(self, directory: RunDirectory, spec: RunSpec) -> bool:
         return True
 
-    def for_run(self, spec: RunSpec, busy: Collection[str]) -> str | None:
-        return next((p for n in range(self._most) if (p := f"slurm/{n}") not in busy), None)
+    def for_run(self, spec: RunSpec, busy: Collection[str]) -> tuple[str, ...]:
+        free = (place for n in range(self._most) if (place := f"slurm/{n}") not in busy)
+        return tuple(islice(free, 1))
+
+    def wanted(self, spec: RunSpec) -> Collection[str]:
+        return ()

@@ -121,6 +121,7 @@ FULL = MethodSpec(
     ),
     look=Look(colour="#707b8c", marker="square", dash="solid"),
     learning_rate=3e-4,
+    not_sharded="",
     count=_every_weight,
 )
 
@@ -135,6 +136,7 @@ LAST_LAYERS = MethodSpec(
     ),
     look=Look(colour="#78633f", marker="square-open", dash="solid"),
     learning_rate=9e-4,
+    not_sharded="",
     hyperparameters=(
         Hyperparameter(
             "layers", "Blocks", "int", 4, "Number of trained blocks, counted from the last.", 1, 512
@@ -159,6 +161,7 @@ LAYER_NORM = MethodSpec(
         "Finetuning",
     ),
     look=Look(colour="#ba8258", marker="diamond-open", dash="dot"),
+    not_sharded="",
     learning_rate=3e-3,
     peft_config=peft_config("LNTuningConfig"),
     applies=known_architecture(NORM_LAYERS, "the norms"),
@@ -177,6 +180,7 @@ BITFIT = MethodSpec(
         "Transformer-based Masked Language-models",
     ),
     look=Look(colour="#a58c7e", marker="triangle-down", dash="dash"),
+    not_sharded="",
     learning_rate=3e-3,
     select_trainable=_biases,
     applies=_needs_biases,

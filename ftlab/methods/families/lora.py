@@ -68,6 +68,7 @@ LORA = MethodSpec(
     paper=arxiv("2106.09685", "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"),
     look=Look(colour="#2777e0", marker="circle", dash="solid"),
     learning_rate=2e-3,
+    not_sharded="",
     hyperparameters=(RANK, ALPHA, DROPOUT, LAYERS),
     peft_config=_lora_config(),
     applies=needs_layers,
@@ -120,6 +121,7 @@ PISSA = replace(
     ),
     look=Look(colour="#279abe", marker="pentagon", dash="dot"),
     learning_rate=3.3e-4,
+    not_sharded="it starts from a decomposition of whole weights",
     hyperparameters=(RANK, replace(ALPHA, default=8), DROPOUT, LAYERS),
     peft_config=_lora_config(init_lora_weights="pissa_niter_16"),
     reaches_experts=False,
@@ -210,6 +212,7 @@ LORA_FA = replace(
         "Models Fine-tuning",
     ),
     look=Look(colour="#6944ea", marker="triangle-up-open", dash="dot"),
+    not_sharded="its optimizer multiplies whole matrices",
     hyperparameters=(RANK, ALPHA, LAYERS),
     peft_config=_lora_config(lora_dropout=0.0),
     optimizer=OwnOptimizer(
@@ -326,6 +329,7 @@ ADALORA = replace(
     ),
     look=Look(colour="#3b96de", marker="hexagon", dash="dashdot"),
     learning_rate=1.5e-2,
+    not_sharded="it ranks the gradients of whole matrices",
     hyperparameters=(
         replace(RANK, help="Mean rank of a layer at the end."),
         Hyperparameter("init_r", "First rank", "int", 12, "Initial rank of all layers.", 1, 512),

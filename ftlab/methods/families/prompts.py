@@ -87,6 +87,7 @@ PROMPT_TUNING = MethodSpec(
     ),
     look=Look(colour="#d7602a", marker="triangle-up", dash="dot"),
     learning_rate=3e-2,
+    not_sharded="",
     rate_rule=unscaled(
         "Lester et al. 2021, section 3: 0.3 for every T5, from Small (77M) to XXL (11B)",
         "https://arxiv.org/abs/2104.08691",
@@ -116,6 +117,7 @@ P_TUNING = MethodSpec(
     summary="Prompt tuning with vectors computed by a small network that is trained too.",
     paper=arxiv("2103.10385", "Liu et al. 2021, GPT Understands, Too"),
     look=Look(colour="#f81f42", marker="pentagon", dash="dot"),
+    not_sharded="",
     learning_rate=3e-3,
     hyperparameters=(
         TOKENS,
@@ -142,6 +144,7 @@ PREFIX_TUNING = MethodSpec(
         "2101.00190", "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
     ),
     look=Look(colour="#ab8b07", marker="diamond-open", dash="dashdot"),
+    not_sharded="",
     learning_rate=9e-2,
     hyperparameters=(TOKENS,),
     peft_config=peft_config("PrefixTuningConfig", num_virtual_tokens=whole("tokens")),
