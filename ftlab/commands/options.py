@@ -10,7 +10,6 @@ from typing import Any
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import default_runs_folder
 from ftlab.commands.waiting import say
-from ftlab.jobs.launchers.connect import use
 from ftlab.jobs.launchers.launcher import where_runs_go
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant
@@ -58,6 +57,8 @@ def use_launcher(options: argparse.Namespace) -> None:
     """
     on = options.on or where_runs_go()
     if on:
+        from ftlab.jobs.launchers.connect import use
+
         reached = use(on, options.runs_dir.resolve())
         say(reached.words)
         if reached.trouble:
