@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import get_args
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.leases import LEFT, Lease, LeaseLost, forget
+from ftlab.basics.leases import LEFT, RENEW_SECONDS, Lease, LeaseLost, forget
 from ftlab.basics.locks import FileLock
 from ftlab.basics.processes import is_alive
 from ftlab.jobs.control import (
@@ -250,6 +250,7 @@ class Dispatcher:
 
     def step(self) -> bool:
         """Ends cancelled runs, records dead workers, starts runs; returns whether any is left."""
+        began = time.monotonic()
         self._reap()
         cancels = requested_cancels(self._folder)  # read first, so it names no newer run
         open_runs = self._waiting()
@@ -275,7 +276,7 @@ class Dispatcher:
             if run.status != "queued" or run.run_id in self._children:
                 continue  # a worker that was started has not said so yet
             found = places.for_run(run.spec, busy)
-            if found:
+            if found and time.monotonic() - began < RENEW_SECONDS:  # the lease is renewed between
                 busy |= set(found)
                 self._start_run(run, found)
             elif len(run.spec.held) > 1:  # no later run takes what it waits for
