@@ -12,10 +12,12 @@ from typing import Literal
 
 from ftlab.basics import units
 from ftlab.basics.cards import Card
+from ftlab.methods.limits import not_sharded
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue, known_model
 from ftlab.prediction.duration import Band
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
+from ftlab.settings.training import problems_of_parts
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -64,6 +66,10 @@ def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
     return fit(needed, card, band.high / band.low - 1).verdict
 
 
+CARDS: tuple[int, ...] = (2, 4, 8)
+"""Numbers of like cards over which a run is offered to be divided, where they can be bought."""
+
+
 def changes(question: Question) -> list[list[Change]]:
     """Returns the changes by kind, the least harmful kind first, each smaller than the last."""
     step = question.step
@@ -81,14 +87,50 @@ def changes(question: Question) -> list[list[Change]]:
     return [kind for kind in found if kind]
 
 
+def over_cards(question: Question, counts: Iterable[int]) -> list[Change]:
+    """Returns the question over more like cards, then with gradient checkpointing over the most.
+
+    Empty for what cannot be divided.
+    """
+    step, variant = question.step, question.variant
+    found = []
+    for count in counts:
+        if count <= step.shard or not_sharded(variant, count) is not None:
+            continue
+        if not any(problems_of_parts(count, step.batch, step.optimizer)):
+            wider = replace(question, step=replace(step, shard=count))
+            costs = "the same result; needs so many like cards"
+            found.append(Change(f"Over {count} cards", costs, wider))
+    if found and not step.checkpointing:
+        last = found[-1]
+        both = replace(last.question, step=replace(last.question.step, checkpointing=True))
+        label = f"{last.label} with gradient checkpointing"
+        found.append(Change(label, last.costs, both))
+    return found
+
+
 def fitting(
-    question: Question, card: Card, ask: Ask, most: int = MOST_CHANGES
+    question: Question,
+    card: Card,
+    ask: Ask,
+    most: int = MOST_CHANGES,
+    counts: Iterable[int] = (),
 ) -> list[tuple[Change, Prediction]]:
     """Returns up to `most` changes that make the step fit: per kind, the first that is enough.
 
-    If no single change is enough, they are combined one after another until the step fits.
+    If no single change is enough, they are combined one after another until the step fits. `counts`
+    are the numbers of like cards over which it may be divided, which is offered beside the others.
     """
     kinds = changes(question)
+    wider = _first_that_fits(over_cards(question, counts), card, ask)
+    if wider is not None:
+        return [*_fitting(question, kinds, card, ask, most - 1), wider]
+    return _fitting(question, kinds, card, ask, most)
+
+
+def _fitting(
+    question: Question, kinds: Sequence[Sequence[Change]], card: Card, ask: Ask, most: int
+) -> list[tuple[Change, Prediction]]:
     each = (enough for kind in kinds if (enough := _first_that_fits(kind, card, ask)))
     found = list(islice(each, most))
     if not found and len(kinds) > 1:
@@ -111,7 +153,7 @@ def _first_that_fits(
 def _smaller_batches(question: Question) -> list[Change]:
     step, found = question.step, []
     batch = step.batch
-    while batch > 1 and batch % 2 == 0:
+    while batch % 2 == 0 and batch // 2 >= step.shard:
         batch //= 2
         times = step.batch // batch * step.accumulation
         smaller = replace(question, step=replace(step, batch=batch, accumulation=times))
@@ -168,9 +210,11 @@ def _on_top(question: Question, changed: Question) -> Question:
 
 
 def _packed(question: Question) -> Question | None:
-    """Returns the question on a 4-bit base; `None` if already quantised or not an adapter."""
+    """Returns the question on a 4-bit base; `None` for what is quantised, divided or no adapter."""
     variant = question.variant
     if not variant.spec.is_adapter or variant.base_precision is not None:
+        return None
+    if question.step.shard > 1:  # FSDP does not divide it rightly
         return None
     on_four_bits: Variant = replace(variant, base="nf4")
     return replace(
