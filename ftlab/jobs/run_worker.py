@@ -14,6 +14,7 @@ import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from ftlab.basics.leases import LEFT, Lease, LeaseLost, kept
 from ftlab.basics.locks import DeviceLock, FileLock
 from ftlab.basics.processes import boot_id, start_time
 from ftlab.jobs.launch import check_space
+from ftlab.jobs.ranks import SECONDS_TO_SAY, Failure, OtherRanks, other_ranks
 from ftlab.models.libraries import lasting_imports, prepare_for_libraries
 from ftlab.models.reference import names_hub_model
 from ftlab.records import base_runs, kept_bases
@@ -96,7 +98,8 @@ def _work(spec: RunSpec, directory: RunDirectory, lease: Lease, is_ending: Event
         kept_file = _kept_file(spec, directory) if result is None and spec.is_base else None
         if kept_file is not None:  # needs neither torch nor the device
             result = kept_bases.take(kept_file, directory)
-        result = result or _wait_for_device(spec, directory, report, earlier)
+        give_up = partial(_give_up, lease, directory)
+        result = result or _wait_for_device(spec, directory, report, earlier, give_up)
     _leave_if_over(lease, directory)
     is_ending.set()  # from here on a result may be there: its own
     result = with_expected(result, directory)
@@ -166,31 +169,58 @@ def _pass_on(directory: RunDirectory, result: RunResult, kept: Path | None) -> N
 
 
 def _wait_for_device(
-    spec: RunSpec, directory: RunDirectory, report: Any, earlier: Earlier | None
+    spec: RunSpec,
+    directory: RunDirectory,
+    report: Any,
+    earlier: Earlier | None,
+    give_up: Callable[[RunResult], None],
 ) -> RunResult:
-    """Executes the run when the device is free."""
-    waiting = DeviceLock(spec.device)
-    if not waiting.try_acquire():
-        report({"event": "phase", "phase": "wait"})
-        waiting.acquire()
+    """Executes the run when its device is free, or all of several."""
+    locks = [DeviceLock(device) for device in sorted(spec.held)]  # one order: none waits in a ring
+    waits = False
+    for lock in locks:
+        if not lock.try_acquire():
+            if not waits:
+                report({"event": "phase", "phase": "wait"})
+                waits = True
+            lock.acquire()
     began = time.perf_counter()  # imports and loading count; waiting for others does not
-    result = _run(spec, directory, report, began, earlier)
-    waiting.release()
+    record_of: list[Any] = []
+
+    def end(failure: Failure) -> None:
+        result = RunResult(failure.status, failure.reason, finished_at=time.time())
+        give_up(record_of[0].result(failure.status, failure.reason) if record_of else result)
+
+    with other_ranks(spec, directory, earlier is not None, end) as others:
+        result = _run(spec, directory, report, began, earlier, others, record_of.append)
+    for lock in locks:
+        lock.release()
     return result
 
 
 def _run(
-    spec: RunSpec, directory: RunDirectory, report: Any, began: float, earlier: Earlier | None
+    spec: RunSpec,
+    directory: RunDirectory,
+    report: Any,
+    began: float,
+    earlier: Earlier | None,
+    others: OtherRanks | None,
+    begins: Callable[[Any], None],
 ) -> RunResult:
-    """Executes the run; every error becomes a result, with its traceback in the log."""
+    """Executes the run; every error becomes a result, with its traceback in the log.
+
+    `begins` is called with the record, before it is filled.
+    """
     import_libraries()
     from ftlab.prediction.of_run import with_prediction, with_remedies
     from ftlab.training import memory
-    from ftlab.training.failures import explain
+    from ftlab.training.failures import explain, is_cut_off
     from ftlab.training.model import torch_device
+    from ftlab.training.ranks import join, leave
     from ftlab.training.run import RunRecord, execute
 
     record = RunRecord(began=began, earlier=earlier)
+    begins(record)
     if earlier is not None:
         record.began -= earlier.checkpoint.run_seconds
     phase = ""
@@ -198,8 +228,12 @@ def _run(
         check_space([spec], directory.path)
         if spec.memory_limit is not None:
             record.note(memory.hold_to(spec.memory_limit, torch_device(spec.device)))
+        if others is not None:
+            device = torch_device(spec.device)
+            record.ranks = join(0, others.count, others.file, device)
         execute(spec, directory, record, report)
         result = record.completed()
+        leave()
     except BaseException as error:
         memory.let_go()
         traceback.print_exc()
@@ -207,7 +241,13 @@ def _run(
         at_limit = spec.memory_limit is not None and memory.is_met(
             spec.memory_limit, error, spec.device
         )
-        result = record.result(*explain(error, phase, at_limit))
+        status, reason = explain(error, phase, at_limit)
+        if others is not None:
+            failure = others.failure(SECONDS_TO_SAY) if is_cut_off(error) else None
+            if failure is not None:
+                status, reason = failure.status, failure.reason
+            others.kill()
+        result = record.result(status, reason)
     memory.let_go()
     if result.status == "cancelled":  # paused: predicted where the run ends
         return result
@@ -228,6 +268,14 @@ def import_libraries() -> None:
             from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
             get_checkpoint_conversion_mapping("")
+
+
+def _give_up(lease: Lease, directory: RunDirectory, result: RunResult) -> None:
+    """Writes the result and ends this process, whose main thread waits for a rank that died."""
+    directory.clear()
+    directory.write_result(result)
+    lease.release()
+    os._exit(1)
 
 
 def _leave(lease: Lease, why: LeaseLost | str) -> None:

@@ -79,17 +79,20 @@ def load_base_model(
     base_precision: BasePrecision | None,
     device: torch.device,
     weights_learn: bool = False,
+    onto_device: bool = True,
 ) -> PreTrainedModel:
     """Loads the base model onto the device: unquantised as the policy says, or in 4 or 8 bits.
 
-    With `weights_learn` the model's own weights will be trained, as in full fine-tuning.
+    With `weights_learn` the model's own weights will be trained, as in full fine-tuning. Without
+    `onto_device` the weights stay in the model's file where they have its dtype, and are read from
+    there when they are first used: they will be divided over several devices.
     Raises `FtlabError` if the folder has no causal language model that transformers supports.
     """
     options: dict[str, Any] = {"dtype": weight_dtype(policy, device, weights_learn)}
     if base_precision is not None:
         kept = kept_whole(model.config().get("model_type"))
         options["quantization_config"] = _quantization(base_precision, policy, device, kept)
-    if base_precision is not None or device.type != "cpu":
+    if base_precision is not None or (device.type != "cpu" and onto_device):
         options["device_map"] = {"": device}  # loads each weight from its file onto the device
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -209,9 +212,15 @@ WEIGHTS = "trained_weights.safetensors"
 FACTS = "trained_weights.json"
 
 
-def save_trained_weights(model: PreTrainedModel, method: str, folder: Path) -> None:
-    """Writes the parameters that require a gradient, with the base model's id and the method."""
-    learnt = {
+def save_trained_weights(
+    model: PreTrainedModel,
+    method: str,
+    folder: Path,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Writes the parameters that require a gradient, or the given `weights`, with the base model's
+    id and the method."""
+    learnt = weights or {
         name: parameter.detach().contiguous()
         for name, parameter in model.named_parameters()
         if parameter.requires_grad

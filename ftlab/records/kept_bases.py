@@ -83,6 +83,8 @@ def kept_file(spec: RunSpec, runs_folder: Path) -> Path | None:
         "packages": installed_versions(_PACKAGES),
         "code": hash_of_code(*_CODE),
     }  # fmt: skip
+    if settings.shard > 1:
+        facts["shard"] = settings.shard
     if not facts["model"]:
         return None
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

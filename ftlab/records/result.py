@@ -19,6 +19,9 @@ PHASES: tuple[Phase, ...] = ("load", "train", "save", "evaluate")
 ANSWERING = "answering"
 """The phase after all others, if the run measures what answering costs; in other processes."""
 
+RANK_PEAKS = "rank_net_peak_bytes"
+"""Key in a run's environment for the net peak of each process of a run over several GPUs."""
+
 AnswerWay = Literal["adapter", "merged", "nf4"]
 ANSWER_WAYS: dict[AnswerWay, str] = {
     "adapter": "adapter on its base", "merged": "merged into the base", "nf4": "on a 4-bit base",

@@ -6,12 +6,14 @@ They are measured for the base (before), during the steps (the curve), and after
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ftlab.models.decoding import (
@@ -32,7 +34,14 @@ from ftlab.tasks.spec import TaskSpec
 from ftlab.training.failures import is_out_of_memory
 from ftlab.training.first_pass import same_random_numbers
 from ftlab.training.meters import PhaseMeter
-from ftlab.training.step import Arithmetic, ReadBatch, collate, on_device, read_batch
+from ftlab.training.step import (
+    Arithmetic,
+    ReadBatch,
+    collate,
+    is_divided,
+    on_device,
+    read_batch,
+)
 
 Progress = Callable[[int, int], None]
 """Called with the work done so far and the total."""
@@ -75,6 +84,9 @@ def evaluate(
     Where the model allows it, the answers continue from what the loss's own pass computed. It also
     measures the loss of the `passages` (`as_passages`). `spare_bytes` can be used without a higher
     peak than the run had; up to half of them are for 4-bit weights that stay unpacked on a CPU.
+
+    Ranks of a divided model all compute the same. If memory runs out in one, the error is raised:
+    the others would wait for it.
     """
     was_training = model.training
     model.eval()
@@ -85,7 +97,7 @@ def evaluate(
     general: float | None = None
     each: list[float] = []
     answers: list[str] = []
-    batches = ShrinkingBatches(arithmetic.device)
+    batches = ShrinkingBatches(arithmetic.device, may_shrink=not is_divided(model))
     finished = Finished(lambda done: progress(done, total))
     writer = Answers(
         model, tokenizer, held_out.formatted, task.max_new_tokens, stop_ids, finished, spare_bytes
@@ -95,6 +107,7 @@ def evaluate(
             torch.inference_mode(),
             arithmetic.context(),
             unpacked_on_cpu(model, max(CACHE_BYTES, spare_bytes) // 2),
+            _ends_gathered(model),
         ):
             reader = writer.read if with_answers and answers_what_it_read(model) else None
             loss, losses = held_out_loss(
@@ -113,12 +126,24 @@ def evaluate(
     return Evaluation(loss, score, losses, scores, answers, general, tuple(each), batches.size)
 
 
-class ShrinkingBatches:
-    """Processes examples in batches of similar length; halves a batch that runs out of memory."""
+def _ends_gathered(model: nn.Module) -> AbstractContextManager[None]:
+    if not is_divided(model):
+        return nullcontext()
+    from ftlab.training.sharding import ends_gathered
 
-    def __init__(self, device: torch.device, size: int = EVALUATION_BATCH) -> None:
+    return ends_gathered(model)
+
+
+class ShrinkingBatches:
+    """Processes examples in batches of similar length; halves a batch that runs out of memory,
+    unless it may not shrink."""
+
+    def __init__(
+        self, device: torch.device, size: int = EVALUATION_BATCH, may_shrink: bool = True
+    ) -> None:
         self.size = size
         self._device = device
+        self._may_shrink = may_shrink
 
     def work(
         self,
@@ -146,7 +171,7 @@ class ShrinkingBatches:
         try:
             do(places)
         except Exception as error:
-            if len(places) == 1 or not is_out_of_memory(error):
+            if len(places) == 1 or not self._may_shrink or not is_out_of_memory(error):
                 raise
         else:
             return True
@@ -292,7 +317,7 @@ class Answers:
         try:
             ids = greedy_answers(self._model, self._waiting, self._new_tokens, self._stop_ids)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if is_divided(self._model) or not is_out_of_memory(error):
                 raise
             self._waiting.clear()
             self._most = EVALUATION_BATCH

@@ -93,6 +93,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return cause is not None and is_out_of_memory(cause)
 
 
+_CUT_OFF_SIGNS = ("Connection closed by peer", "Connection reset", "gloo", "NCCL", "Broken pipe")
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether the error is only that another rank of the run has ended, or does not answer."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _CUT_OFF_SIGNS)
+
+
 def _is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOSPC

@@ -355,6 +355,7 @@ def same_step(spec: RunSpec, environment: Mapping[str, Any]) -> str:
         "batch": [settings.batch_size, settings.accumulation, settings.max_length],
         "optimizer": [settings.optimizer, settings.gradient_checkpointing],
         "policy": spec.dtype_policy,
+        **({"shard": settings.shard} if settings.shard > 1 else {}),
         **{name: environment.get(name) for name in _FACTS},
     }  # fmt: skip
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -166,7 +166,12 @@ def check_room(spec: RunSpec, memory: CardMemory) -> None:
 
 
 def least_bytes(spec: RunSpec) -> int | None:
-    """Returns a lower bound of the run's bytes on its device; `None` for an unknown model."""
+    """Returns a lower bound of the run's bytes on each device; `None` for an unknown model."""
+    whole = _least_bytes_of_all(spec)
+    return None if whole is None else whole // spec.settings.shard
+
+
+def _least_bytes_of_all(spec: RunSpec) -> int | None:
     shape = shape_of_model(spec.model)
     if shape is None:
         return None

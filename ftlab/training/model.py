@@ -30,6 +30,7 @@ from ftlab.methods.targets import config_on
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import FACTS, save_trained_weights
 from ftlab.settings.training import DtypePolicy
+from ftlab.training.ranks import ONE_PROCESS, Ranks
 from ftlab.training.step import compute_adapters_in_low_precision
 
 _CONVERSION = "path_initial_model_for_weight_conversion"
@@ -148,22 +149,49 @@ def save_result(
     tokenizer: PreTrainedTokenizerBase,
     target: Path,
     initial: Path | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> None:
     """Writes the result as safetensors: the adapter, the trained weights, or the whole model.
 
-    The folder is renamed into place when complete. `initial` is the result of `save_initial`.
+    The folder is renamed into place when complete. `initial` is the result of `save_initial`. A
+    model that is divided over ranks is gathered on the host of the first, which writes it.
     """
+    if not ranks.are_several:
+        _write_result(model, variant, tokenizer, target, initial)
+        return
+    from ftlab.training.sharding import ends_gathered, whole_weights
+
+    with ends_gathered(model):
+        weights = whole_weights(model, ranks, not variant.spec.ships_whole_model)
+        try:
+            if weights is not None:
+                _write_result(model, variant, tokenizer, target, initial, weights)
+        finally:
+            ranks.wait()
+
+
+def _write_result(
+    model: PreTrainedModel | PeftModel,
+    variant: Variant,
+    tokenizer: PreTrainedTokenizerBase,
+    target: Path,
+    initial: Path | None,
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Writes the given weights in place of the model's own."""
     temporary = target.with_name(f".{target.name}.partial")  # RunDirectory.partial_adapter
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         if isinstance(model, PeftModel):
             converted: dict[str, Any] = {} if initial is None else {_CONVERSION: str(initial)}
-            model.save_pretrained(str(temporary), safe_serialization=True, **converted)
+            model.save_pretrained(
+                str(temporary), safe_serialization=True, state_dict=weights, **converted
+            )
         elif variant.spec.ships_whole_model:
-            model.save_pretrained(str(temporary), safe_serialization=True)
+            model.save_pretrained(str(temporary), safe_serialization=True, state_dict=weights)
             tokenizer.save_pretrained(temporary)
         else:
-            save_trained_weights(model, variant.method, temporary)
+            save_trained_weights(model, variant.method, temporary, weights)
         shutil.rmtree(target, ignore_errors=True)  # left by a run that was killed and resumed
         temporary.rename(target)
     finally:

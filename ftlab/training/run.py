@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.records.base_runs import GENERAL_TEXT_HASH, General, untouched_point
 from ftlab.records.comparability import SCORED
-from ftlab.records.result import ANSWERING, Measures, RunResult
+from ftlab.records.result import ANSWERING, RANK_PEAKS, Measures, RunResult
 from ftlab.records.resume import (
     Checkpoint,
     Earlier,
@@ -79,7 +80,8 @@ from ftlab.training.model import (
     shipped_bytes,
     torch_device,
 )
-from ftlab.training.step import Arithmetic, OrderedExamples, collate
+from ftlab.training.ranks import ONE_PROCESS, Ranks
+from ftlab.training.step import Arithmetic, OrderedExamples
 from ftlab.training.trainer import (
     CarefulTracker,
     CheckpointHandling,
@@ -157,6 +159,11 @@ class KeptPeak:
         return self.peak_bytes - self.before_model_bytes
 
 
+def highest(peaks: Sequence[KeptPeak]) -> KeptPeak:
+    """Returns the one with the highest net peak."""
+    return max(peaks, key=lambda one: -1 if one.net is None else one.net)
+
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -174,6 +181,7 @@ class RunRecord:
     scoring: Scoring | None = None
     earlier: Earlier | None = None
     pause_after: int | None = None
+    ranks: Ranks = ONE_PROCESS
     meter: PhaseMeter | None = None
     began: float = field(default_factory=time.perf_counter)
 
@@ -191,7 +199,27 @@ class RunRecord:
             return own
         checkpoint = self.earlier.checkpoint
         before = KeptPeak(checkpoint.peak_bytes, checkpoint.before_model_bytes)
-        return max(own, before, key=lambda one: -1 if one.net is None else one.net)
+        return highest([own, before])
+
+    def set_peak(self, peak: KeptPeak) -> None:
+        self.set(
+            before_model_bytes=peak.before_model_bytes,
+            peak_memory_bytes=peak.peak_bytes,
+            net_peak_memory_bytes=peak.net,
+        )
+
+    def gather_peaks(self) -> None:
+        """Sets the peak to that of the rank with the highest one, and records that of each."""
+        if not self.ranks.are_several:
+            return
+        own = KeptPeak(self.measures.peak_memory_bytes, self.measures.before_model_bytes)
+        peaks = self.ranks.gathered(own)
+        self.set_peak(highest(peaks))
+        self.environment[RANK_PEAKS] = [peak.net for peak in peaks]
+        self.note(
+            f"Divided over {self.ranks.count} processes (FSDP): memory is that of the process "
+            "which took most, time and tokens are of all. The peak has no breakdown."
+        )
 
     def checkpoint_handling(self) -> CheckpointHandling:
         """Returns the handlers that record each checkpoint with the measurements so far."""
@@ -199,7 +227,9 @@ class RunRecord:
         meter = self.meter
 
         def kept(trainer: FairTrainer, folder: Path) -> None:
-            peak = self.peak(meter.peak_so_far)
+            peak = highest(self.ranks.gathered(self.peak(meter.peak_so_far)))
+            if not self.ranks.is_first:
+                return
             checkpoint = Checkpoint(
                 step=trainer.state.global_step,
                 files=hashes_of(folder),
@@ -245,8 +275,13 @@ class RunRecord:
 
 
 def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: Report) -> None:
-    """Executes the run and fills the record; raises the error that stops it."""
-    directory.scratch.mkdir(parents=True, exist_ok=True)
+    """Executes the run and fills the record; raises the error that stops it.
+
+    Every rank of a run over several GPUs executes it; the first one writes what is kept.
+    """
+    is_first = record.ranks.is_first
+    if is_first:
+        directory.scratch.mkdir(parents=True, exist_ok=True)
     record.pause_after = _pause_ahead(spec, directory, record.earlier)
     try:
         prompts = _execute(spec, directory, record, report)
@@ -254,7 +289,8 @@ def execute(spec: RunSpec, directory: RunDirectory, record: RunRecord, report: R
         if prompts is not None and spec.settings.measure_answering and not paused:
             _measure_answering(directory, record, prompts, report)
     finally:
-        shutil.rmtree(directory.scratch, ignore_errors=True)
+        if is_first:
+            shutil.rmtree(directory.scratch, ignore_errors=True)
 
 
 def _pause_ahead(spec: RunSpec, directory: RunDirectory, earlier: Earlier | None) -> int | None:
@@ -289,8 +325,9 @@ def _execute(
 ) -> Prompts | None:
     """Loads, trains, saves and evaluates; returns the first scored prompts, `None` for a base."""
     device = torch_device(spec.device)
-    # Runs on like devices share the cores, also while fewer of them are there.
-    torch.set_num_threads(max(1, cpu_count() // len(spec.may_use)))
+    # Runs on like devices share the cores, also while fewer of them are there, and so do ranks.
+    ranks = record.ranks
+    torch.set_num_threads(max(1, cpu_count() // max(len(spec.may_use), ranks.count)))
     set_seed(spec.seed)
     arithmetic = Arithmetic(spec.dtype_policy, device)
     record.meter = meter = PhaseMeter(memory_meter(device), report)
@@ -299,7 +336,7 @@ def _execute(
     # Everything except the model is loaded first, so that `before_model_bytes` includes it.
     source = resolve_model(spec.model, say=print)
     planned, spec = spec, decided(spec, source.config())
-    if spec != planned:  # the model was not on this machine when the run was planned
+    if spec != planned and ranks.is_first:  # the model was not here when the run was planned
         directory.complete_spec(spec)
     if spec.variant is not None:
         shape = shape_of_model(spec.model)
@@ -344,9 +381,8 @@ def _execute(
         record.scoring = scoring_batch(held_out.formatted, task.max_new_tokens)
     else:
         record.note("Only the loss was measured: no answers were generated, so there is no score.")
-    trackers = (
-        [] if spec.is_base else make_trackers(spec.settings.report_to, directory.path, record.note)
-    )
+    logs = ranks.is_first and not spec.is_base
+    trackers = make_trackers(spec.settings.report_to, directory.path, record.note) if logs else []
     before_model = meter.memory.start()
     record.set(before_model_bytes=before_model)
     if device.type == "cuda":
@@ -354,8 +390,9 @@ def _execute(
     with meter.measure("load"):
         learns = spec.variant is not None and not spec.variant.spec.is_adapter
         model: Any = load_base_model(
-            source, spec.dtype_policy, spec.base_precision, device, weights_learn=learns
-        )
+            source, spec.dtype_policy, spec.base_precision, device, weights_learn=learns,
+            onto_device=not ranks.are_several,
+        )  # fmt: skip
         if spec.variant is not None:
             model = apply_method(
                 model,
@@ -365,6 +402,10 @@ def _execute(
                 RunPlan(spec.settings.steps, str(source.folder)),
             )
             initial = save_initial(model, directory.scratch / "initial")
+        if ranks.are_several:
+            from ftlab.training.sharding import shard  # one process needs nothing of FSDP
+
+            shard(model, device, ranks)
     measured_on = partial(
         evaluate, model, tokenizer, task=task, stop_ids=formatter.stop_ids(),
         arithmetic=arithmetic, with_answers=spec.settings.eval_answers,
@@ -404,7 +445,7 @@ def _execute(
                 {"event": "evaluate", "done": done, "total": total}
             ),
             passages=passages if spec.settings.eval_answers else (),
-            spare_bytes=_below_peak(meter),
+            spare_bytes=min(ranks.gathered(_below_peak(meter))),
         )
     if evaluation.batch < EVALUATION_BATCH:
         record.note(
@@ -413,12 +454,15 @@ def _execute(
         )
     start = record.measures.train_loss_first
     if start is not None and is_astray(evaluation.loss, start):
-        shutil.rmtree(directory.adapter, ignore_errors=True)
+        if ranks.is_first:
+            shutil.rmtree(directory.adapter, ignore_errors=True)
         raise Diverged(
             f"The test loss after the last step is {evaluation.loss:.2f}, that of the first "
             f"training step was {start:.2f} (learning rate {spec.learning_rate:g}); "
             "lower the learning rate."
         )
+    if not ranks.is_first:
+        return None
     record.general_losses = evaluation.general_losses
     record.general_tokens = tuple(passage.length - 1 for passage in passages)
     if spec.is_base:
@@ -465,9 +509,11 @@ def _save(
     assert spec.variant is not None
     try:
         with record.meter.measure("save"):
-            save_result(model, spec.variant, tokenizer, directory.adapter, initial)
+            save_result(model, spec.variant, tokenizer, directory.adapter, initial, record.ranks)
     except Exception as error:
         return error
+    if not record.ranks.is_first:
+        return None
     record.set(
         adapter_bytes=shipped_bytes(directory.adapter),
         adapter_dtype=saved_dtype(directory.adapter),
@@ -502,7 +548,7 @@ def _train(
     record.environment["order_hash"] = examples.fingerprint()
     load, memory, steps = LoadMeter(), record.meter.memory, StepMeter()
     card = CardWatch.of(arithmetic.device)
-    batch = collate([training.formatted[index] for index in longest], pad_id)
+    batch = record.ranks.collate([training.formatted[index] for index in longest], pad_id)
     if record.earlier is not None:
         steps = steps_of(record.earlier)
         record.note(record.earlier.sentence)
@@ -519,8 +565,9 @@ def _train(
         card.look()
         after_step(step)
 
+    timed = TimedSteps(spec.device).timed() if record.ranks.is_first else nullcontext()
     try:
-        with record.meter.measure("train"), TimedSteps(spec.device).timed():
+        with record.meter.measure("train"), timed:
             arguments = training_arguments(
                 settings, spec.learning_rate, spec.seed, arithmetic, folder, spec.run_id,
                 checkpoint_interval(settings),
@@ -531,7 +578,7 @@ def _train(
                 examples,
                 arguments,
                 arithmetic,
-                lambda examples: collate(examples, pad_id),
+                lambda examples: record.ranks.collate(examples, pad_id),
                 lambda event: report(
                     event | {"memory_bytes": memory.now(), "peak_bytes": memory.peak()}
                 ),
@@ -540,6 +587,7 @@ def _train(
                 before_steps,
                 after_each_step,
                 record.checkpoint_handling(),
+                record.ranks,
             )
             model.zero_grad(set_to_none=True)
     except Exception:  # the record keeps what was measured before any error
@@ -550,10 +598,10 @@ def _train(
             train_loss_last=steps.losses[-1] if steps.losses else None,
         )
         raise
-    disturbance = _disturbance(spec, record, steps, load, card)
     assert trainer.optimizer is not None
+    disturbance = _disturbance(spec, record, steps, load, card)
     try:
-        if record.pause_after is None:
+        if record.pause_after is None and not record.ranks.are_several:
             record.anatomy = measure_memory_breakdown(
                 model, trainer.optimizer, [batch] * min(settings.accumulation, 2), arithmetic
             )
@@ -562,6 +610,7 @@ def _train(
         model.zero_grad(set_to_none=True)
     trainer.optimizer = trainer.lr_scheduler = None
     _record_size(record, model)
+    record.gather_peaks()
     record.set(
         train_seconds=steps.total_seconds,
         first_step_seconds=steps.seconds[0],
@@ -589,7 +638,7 @@ def _disturbance(
     seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without steps before a resume
     slowdowns = slowdowns_of(seconds, steps.work, steps.waited, rates.rate(step))
     found = Disturbance(*load.read(), slowdowns, card.sentence)
-    if found.is_quiet and len(seconds) > FEWEST_STEPS:
+    if record.ranks.is_first and found.is_quiet and len(seconds) > FEWEST_STEPS:
         rates.keep(step, sum(seconds[1:]) / sum(steps.work[1:]))
     return found
 
@@ -599,11 +648,5 @@ def _record_size(record: RunRecord, model: Any) -> None:
     assert record.meter is not None
     trainable, total = count_parameters(model)
     phase = record.meter.phases.get("train")  # missing if the device failed before the phase
-    peak = record.peak(phase.peak_bytes if phase else None)
-    record.set(
-        trainable_params=trainable,
-        total_params=total,
-        before_model_bytes=peak.before_model_bytes,
-        peak_memory_bytes=peak.peak_bytes,
-        net_peak_memory_bytes=peak.net,
-    )
+    record.set(trainable_params=trainable, total_params=total)
+    record.set_peak(record.peak(phase.peak_bytes if phase else None))

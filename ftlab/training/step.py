@@ -71,7 +71,7 @@ Batch = dict[str, Any]
 
 `input_ids`, `attention_mask` and `labels` are (rows, length). `kept` holds the position before each
 completion token in the flattened batch, `targets` those tokens and `rows` the row of each, all of
-shape (tokens with loss,). `tokens` is the number of tokens without padding.
+shape (tokens with loss,). `tokens` is the number of tokens without padding, `padded` that with it.
 """
 
 
@@ -130,6 +130,7 @@ def make_batch(input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Bat
         "targets": labels[:, 1:][carries],
         "rows": rows,
         "tokens": int(attention_mask.sum()),
+        "padded": labels.numel(),
     }
 
 
@@ -139,6 +140,12 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
         name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
         for name, value in batch.items()
     }
+
+
+def is_divided(model: nn.Module) -> bool:
+    """Whether its weights are divided over ranks (`ftlab.training.sharding`): all of them must call
+    it equally often."""
+    return hasattr(model, "unshard")
 
 
 LOGITS_AT_ONCE = 1 << 25
@@ -187,7 +194,7 @@ def read_batch(model: nn.Module, batch: Batch, use_cache: bool) -> ReadBatch:
         found = _losses(output.logits.flatten(0, 1)[kept], targets, use_cache)
         return ReadBatch(*found, cache_of(output))
     at_once = max(1, LOGITS_AT_ONCE // int(head.weight.shape[0]))
-    if len(targets) > at_once:
+    if len(targets) > at_once and not is_divided(model):  # ranks have different numbers of parts
         backbone_output = _run_backbone(model, causal_lm, inputs, kept[:0])
         if backbone_output is not None:
             found = _losses_by_part(causal_lm, backbone_output, kept, targets, at_once, use_cache)

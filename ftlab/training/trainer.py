@@ -48,6 +48,7 @@ from ftlab.training.model import (
     rank_allocator,
     rank_scores,
 )
+from ftlab.training.ranks import ONE_PROCESS, Ranks
 from ftlab.training.step import Arithmetic, Batch, OrderedExamples, completion_losses
 
 WEIGHTS, ALLOCATION, PATTERN = "learner.safetensors", "allocation.safetensors", "ranks.json"
@@ -214,9 +215,11 @@ class FairTrainer(Trainer):
         variant: Variant,
         arithmetic: Arithmetic,
         keeping: CheckpointHandling,
+        ranks: Ranks = ONE_PROCESS,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self._ranks = ranks
         self._keeping = keeping
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the step
         self._variant = variant
@@ -289,6 +292,20 @@ class FairTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         load_learner(self._learner, Path(resume_from_checkpoint))
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """The completion tokens of a step, those of other ranks included."""
+        if self._ranks.are_several:
+            return sum(batch["items"] for batch in batch_samples)
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def training_step(self, *given: Any, **named: Any) -> Tensor:
+        """Returns the loss of all ranks."""
+        return self._ranks.mean(super().training_step(*given, **named))
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        return norm.full_tensor() if self._ranks.are_several else norm
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -297,11 +314,13 @@ class FairTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         self.real_tokens += inputs["tokens"]
-        self.padded_tokens += inputs["labels"].numel()
+        self.padded_tokens += inputs["padded"]
         with self._arithmetic.context():
             losses, _ = completion_losses(model, inputs)
         items = losses.numel() if num_items_in_batch is None else num_items_in_batch
         loss = losses.sum() / items
+        if self._ranks.are_several:  # FSDP averages the gradients of the ranks
+            loss = loss * self._ranks.count
         added = added_loss(model)
         if added is None:
             return loss
@@ -519,6 +538,7 @@ def train(
     before_steps: Callable[[FairTrainer], None] = lambda trainer: None,
     after_step: Callable[[int], None] = lambda step: None,
     keeping: CheckpointHandling | None = None,
+    ranks: Ranks = ONE_PROCESS,
 ) -> tuple[FairTrainer, StepMeter]:
     """Runs the steps; raises `Diverged` if a loss or gradient is not finite, or a loss too high.
 
@@ -534,6 +554,7 @@ def train(
         variant=variant,
         arithmetic=arithmetic,
         keeping=keeping,
+        ranks=ranks,
         model=model,
         args=arguments,
         train_dataset=examples,
