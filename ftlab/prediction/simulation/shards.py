@@ -16,6 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from ftlab.basics.errors import FtlabError
 from ftlab.training.allocations import AllocationLog
 from ftlab.training.sharding import units_of
 
@@ -24,11 +25,16 @@ from ftlab.training.sharding import units_of
 def ranks(count: int) -> Iterator[DeviceMesh | None]:
     """Yields so many ranks that exchange nothing; `None` for one. Call it outside of a fake mode.
 
-    No other process group may exist in this process.
+    Raises `FtlabError` in a process that is a rank of a real group.
     """
     if count == 1:
         yield None
         return
+    if torch.distributed.is_initialized():
+        raise FtlabError(
+            "Memory over several cards cannot be simulated in a process of a run over several; "
+            "predict it with Plan or the command predict."
+        )
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=count)
     try:
         yield init_device_mesh("cpu", (count,))

@@ -610,6 +610,8 @@ def _predict(question: Question, known: Prediction) -> Prediction:
     model = build(config, variant, step)
     try:
         simulated = simulate(model, variant, step)
+    except FtlabError:
+        raise
     except Exception as error:
         _raise_if_out_of_memory(error)
         traceback.print_exc()

@@ -24,7 +24,7 @@ OTHERS: dict[str, Any] = {
     "model": "Qwen/Qwen2.5-7B", "card": "h100", "price": "0.8", "method": "dora",
     "length": 2048, "batch": 1,
     "accumulation": 8, "completion_tokens": "40", "weights": "fp16", "optimizer": "adamw_8bit",
-    "checkpointing": False,
+    "checkpointing": False, "shard": 2,
 }  # fmt: skip
 """A value for each input that is not the one of a new form."""
 
