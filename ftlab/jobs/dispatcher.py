@@ -226,7 +226,7 @@ class Child:
 
     process: Started
     directory: RunDirectory
-    device: str
+    devices: tuple[str, ...]
     oom_kills_before: int
     since: float = field(default_factory=time.monotonic)
     began: float = field(default_factory=time.time)
@@ -329,19 +329,22 @@ class Dispatcher:
             for run in open_runs
             if not _is_for_another(run, there) and (not cancels or run.run_id not in cancels)
         ]
-        busy = {child.device for child in self._children.values()}
+        busy = {device for child in self._children.values() for device in child.devices}
         running = [run for run in open_runs if run.status == "running"]
-        busy |= {run.spec.device for run in running if run.directory.elsewhere is None}
+        for run in running:
+            busy |= set() if run.directory.elsewhere else set(run.spec.held)
         free: dict[str, bool] = {}
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
             if run.status != "queued" or run.run_id in self._children:
                 continue  # a worker that was started has not said so yet
-            device = _device_for(run.spec, there, busy, free)
-            if device is not None:
-                busy.add(device)
-                self._start_run(run, device)
+            devices = _devices_for(run.spec, there, busy, free)
+            if devices:
+                busy |= set(devices)
+                self._start_run(run, devices)
+            elif len(run.spec.held) > 1:  # no later run takes what it waits for
+                busy |= set(run.spec.devices)
         return bool(open_runs or self._children)  # the next step records new deaths
 
     def _there(self) -> dict[str, Device]:
@@ -358,7 +361,7 @@ class Dispatcher:
             self._expected[run.run_id] = expected.total
         return self._expected[run.run_id]
 
-    def _start_run(self, run: Run, device: str) -> None:
+    def _start_run(self, run: Run, devices: tuple[str, ...]) -> None:
         if run.directory.status() != "queued" or _is_held(run.directory):
             return  # started meanwhile, by a dispatcher that was killed or by hand
         try:
@@ -367,9 +370,11 @@ class Dispatcher:
             return  # somebody takes the run away
         kills = self._oom_kills()
         try:
-            if device != spec.device:
-                run.directory.complete_spec(replace(spec, device=device))
-            process = self._start(run.directory, device)
+            if devices != spec.held or devices[0] != spec.device:
+                others = [one for one in spec.devices if one not in devices]
+                ordered = (*devices, *others) if len(devices) > 1 else spec.devices
+                run.directory.complete_spec(replace(spec, device=devices[0], devices=ordered))
+            process = self._start(run.directory, devices[0])
         except ready.StillImporting:
             return  # stays queued until the next step
         except OSError as error:
@@ -379,7 +384,7 @@ class Dispatcher:
             reason = f"The worker could not be started: {error.strerror or error}."
             self._write(run.directory, _ended("failed", reason))
             return
-        self._children[run.run_id] = Child(process, run.directory, device, kills)
+        self._children[run.run_id] = Child(process, run.directory, devices, kills)
 
     def _reap(self) -> None:
         for run_id, child in list(self._children.items()):
@@ -439,27 +444,34 @@ def _is_for_another(run: Run, there: Collection[str]) -> bool:
     return run.status == "queued" and is_for_another(run.directory, run.spec, there)
 
 
-def _device_for(
+def _devices_for(
     spec: RunSpec, there: Mapping[str, Device], busy: Collection[str], free: dict[str, bool]
-) -> str | None:
-    """The device on which the run may start now; `None` if it has to wait.
+) -> tuple[str, ...]:
+    """The devices on which the run may start now: one, or as many as it is divided over; none if it
+    has to wait.
 
     `there` are those of this machine. `busy` are those that the folder's own runs use; `free` is
-    filled with what was found of the others. Of several like ones, one is taken that nobody else
-    uses. If others use all that are left, the run waits for the next that is free; if none of its
-    devices is the folder's, it waits in line for the first, so that a process that gives way does.
+    filled with what was found of the others. Of like ones, those are taken that nobody else uses.
+    If others use too many of them, the run waits for the next that are free; if none of its devices
+    is the folder's, it waits in line for the first, so that a process that gives way does.
     """
     if not spec.devices:
-        return None if spec.device in busy else spec.device
-    may_use = [one for one in spec.devices if one in there] or [spec.device]
+        return () if spec.device in busy else (spec.device,)
+    count = len(spec.held)
+    may_use = [one for one in spec.devices if one in there]
+    if len(may_use) < count:
+        may_use = list(spec.held) if count > 1 else [spec.device]  # the worker says what is missing
     left = [one for one in may_use if one not in busy]
+    found: list[str] = []
     for one in left:
         if one not in free:
             free[one] = one not in there or is_unused(there[one])
         if free[one]:
-            return one
+            found.append(one)
+        if len(found) == count:
+            return tuple(found)
     none_is_ours = len(left) == len(may_use)
-    return left[0] if none_is_ours else None
+    return tuple(left[:count]) if none_is_ours else ()
 
 
 def _is_held(directory: RunDirectory) -> bool:

@@ -190,7 +190,7 @@ def other_ranks(
 def main(arguments: list[str]) -> int:
     """One of the other ranks; its report goes nowhere, its error to the worker."""
     path, rank, file, said, worker, is_resumed = arguments
-    _end_with(int(worker))
+    _end_with(int(worker), Path(file).parent)
     directory = RunDirectory(Path(path))
     spec = directory.spec()
     place = min(int(rank), len(spec.held) - 1)  # on a CPU they share the one
@@ -236,12 +236,13 @@ def _execute(
     return 0
 
 
-def _end_with(worker: int) -> None:
-    """Ends this process when the worker has ended, however it did."""
+def _end_with(worker: int, folder: Path) -> None:
+    """Ends this process when the worker has ended, however it did; removes the folder."""
 
     def watch() -> None:
         while os.getppid() == worker:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(CUT_OFF)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -192,6 +192,13 @@ def _recorded(key: str) -> Callable[[StoredRun], Any]:
     return lambda run: run.result.environment.get(key) if run.result else None
 
 
+def _devices(run: StoredRun) -> str:
+    """As in "cuda", or "cuda × 4" for a run over several: its losses are the same, what it costs
+    is not."""
+    kind, count = kind_of(run.spec.device), run.spec.settings.shard
+    return f"{kind} × {count}" if count > 1 else kind
+
+
 def _packages(run: StoredRun) -> str:
     """As in "cuda 12.8, driver 570.86, peft 0.21.2, torch 2.13.0"."""
     packages = _recorded("packages")(run)
@@ -263,7 +270,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "dtype_policy", "dtype policy", lambda run: run.spec.dtype_policy, "dtype policy {}".format
     ),
-    Condition("device", "device", lambda run: kind_of(run.spec.device), "device {}".format),
+    Condition("device", "device", _devices, "device {}".format),
     Condition("machine", "machine", _recorded("device")),
     Condition(
         "attention", "attention kernel", _recorded("attention"), "attention kernel {}".format,

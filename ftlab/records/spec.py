@@ -152,7 +152,8 @@ class RunSpec:
     @property
     def held(self) -> tuple[str, ...]:
         """The devices that the run uses at once; on a CPU its processes share the one."""
-        return self.devices[: self.settings.shard] or (self.device,)
+        several = self.settings.shard > 1 and self.devices
+        return self.devices[: self.settings.shard] if several else (self.device,)
 
     @property
     def is_base(self) -> bool:

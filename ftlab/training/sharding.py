@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from ftlab.training.ranks import Ranks
 
@@ -126,14 +127,19 @@ def local_parts(state: Any) -> Any:
     return state
 
 
-def as_divided(part: Tensor, like: Tensor) -> Tensor:
-    """The divided tensor of which `part` is this rank's; `like` is divided in the same way."""
-    weight = cast(DTensor, like)
-    return DTensor.from_local(
-        part.to(weight.device),
-        weight.device_mesh,
-        weight.placements,
-        run_check=False,
-        shape=weight.shape,
-        stride=weight.stride(),
-    )
+def divided_state(parts: Any, optimizer: Optimizer) -> Any:
+    """The inverse of `local_parts` of that optimizer's `state_dict`."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for index, values in parts["state"].items():
+        weight = cast(DTensor, weights[index])
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.dim():  # not the number of steps
+                values[name] = DTensor.from_local(
+                    value.to(weight.device),
+                    weight.device_mesh,
+                    weight.placements,
+                    run_check=False,
+                    shape=weight.shape,
+                    stride=weight.stride(),
+                )
+    return parts

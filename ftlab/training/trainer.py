@@ -54,10 +54,12 @@ from ftlab.training.step import Arithmetic, Batch, OrderedExamples, completion_l
 WEIGHTS, ALLOCATION, PATTERN = "learner.safetensors", "allocation.safetensors", "ranks.json"
 
 
-def save_learner(model: nn.Module, folder: Path) -> None:
-    """Writes every trainable weight, and AdaLoRA's ranks with their scores."""
+def save_learner(
+    model: nn.Module, folder: Path, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes every trainable weight, or the given ones, and AdaLoRA's ranks with their scores."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_on_cpu(_learning(model)), folder / WEIGHTS)
+    save_file(_on_cpu(weights or _learning(model)), folder / WEIGHTS)
     allocator = rank_allocator(model)
     if allocator is None:
         return
@@ -71,8 +73,11 @@ def save_learner(model: nn.Module, folder: Path) -> None:
     (folder / PATTERN).write_text(json.dumps(pattern), encoding="utf-8")
 
 
-def load_learner(model: nn.Module, folder: Path) -> None:
-    """Restores the weights; raises `FtlabError` if they do not match the model's."""
+def load_learner(
+    model: nn.Module, folder: Path, put: Callable[[Tensor, Tensor], Any] = Tensor.copy_
+) -> None:
+    """Restores the weights by `put(weight, value)`; raises `FtlabError` if they do not match the
+    model's."""
     weights = dict(model.named_parameters())  # all: LoRA-FA's optimizer freezes some later
     saved = load_file(folder / WEIGHTS)
     if not saved or any(
@@ -87,7 +92,7 @@ def load_learner(model: nn.Module, folder: Path) -> None:
         )
     with torch.no_grad():
         for name, value in saved.items():
-            weights[name].copy_(value)
+            put(weights[name], value)
     allocator = rank_allocator(model)
     if allocator is None:
         return
@@ -220,6 +225,7 @@ class FairTrainer(Trainer):
     ) -> None:
         super().__init__(**options)
         self._ranks = ranks
+        self._whole: dict[str, Tensor] | None = None
         self._keeping = keeping
         self.model_accepts_loss_kwargs = True  # compute_loss divides by the tokens of the step
         self._variant = variant
@@ -250,6 +256,13 @@ class FairTrainer(Trainer):
     def after_optimizer_step(self, step: int) -> None:
         after_optimizer_step(self._learner, step, self.was_skipped)
 
+    def draw_own_numbers(self) -> None:
+        """Gives each rank random numbers of its own for the next step, so that dropout differs
+        between their rows; the same after a resume."""
+        if self._ranks.are_several:
+            place = self.state.global_step * self._ranks.count + self._ranks.index
+            torch.manual_seed((int(self.args.seed) << 32) + place)
+
     def note_scale(self) -> None:
         """Stores the scale before a step, for `was_skipped` after it."""
         scaler = self.accelerator.scaler
@@ -279,18 +292,79 @@ class FairTrainer(Trainer):
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         with self._keeping.pause():
             try:
-                super()._save_checkpoint(model, trial)
+                if self._ranks.are_several:
+                    self._save_ranks(folder, partial(super()._save_checkpoint, model, trial))
+                else:
+                    super()._save_checkpoint(model, trial)
                 self._keeping.kept(self, folder)
             except (OSError, RuntimeError, SafetensorError) as error:  # torch: RuntimeError
-                shutil.rmtree(folder, ignore_errors=True)
+                if self._ranks.is_first:
+                    shutil.rmtree(folder, ignore_errors=True)
                 self._keeping.lost(error)
+
+    def _save_ranks(self, folder: Path, save: Callable[[], None]) -> None:
+        """The first rank writes what all share, each its part of the optimizer's state.
+
+        Raises `OSError` in every rank if one could not write.
+        """
+        from ftlab.training.sharding import whole_weights
+
+        self._whole = whole_weights(self._learner, self._ranks, learning_only=True)
+        why = ""
+        try:
+            if self._ranks.is_first:
+                save()
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._save_optimizer_and_scheduler(str(folder))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            why = one_line(error)
+        self._whole = None
+        failed = list(filter(None, self._ranks.gathered(why)))
+        if failed:
+            raise OSError(failed[0])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         assert output_dir is not None
-        save_learner(self._learner, Path(output_dir))
+        save_learner(self._learner, Path(output_dir), self._whole)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_learner(self._learner, Path(resume_from_checkpoint))
+        if not self._ranks.are_several:
+            load_learner(self._learner, Path(resume_from_checkpoint))
+            return
+        from ftlab.training.sharding import put_whole
+
+        load_learner(self._learner, Path(resume_from_checkpoint), put_whole)
+
+    @property
+    def _optimizer_file(self) -> str:
+        return f"optimizer-{self._ranks.index}.pt" if self._ranks.index else "optimizer.pt"
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._ranks.are_several:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        from ftlab.training.sharding import local_parts
+
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        folder = Path(output_dir)
+        torch.save(local_parts(self.optimizer.state_dict()), folder / self._optimizer_file)
+        if self._ranks.is_first:
+            torch.save(self.lr_scheduler.state_dict(), folder / "scheduler.pt")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not self._ranks.are_several:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        from ftlab.training.sharding import divided_state
+
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        folder = Path(checkpoint)
+        state = torch.load(folder / self._optimizer_file, map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(divided_state(state, self.optimizer))
+        self.lr_scheduler.load_state_dict(torch.load(folder / "scheduler.pt", weights_only=True))
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
         """The completion tokens of a step, those of other ranks included."""
@@ -387,6 +461,7 @@ class MeteringCallback(TrainerCallback):
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         self.trainer.note_scale()
+        self.trainer.draw_own_numbers()
         self._waited_before = waited_seconds()
         self.synchronise()
         self._began = time.perf_counter()

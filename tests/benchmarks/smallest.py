@@ -94,6 +94,21 @@ SMALLEST = (
         without_rate="its clock is simulated",
     ),
     SmallRun(
+        "tests.benchmarks.sharded",
+        "--ranks 2 --steps 2 --variants lora --model {tiny}",
+        (
+            r"^lora x 1: net peak \d+ MB",
+            r"^lora x 2: net peak \d+, \d+ MB.*; \d+\.\d\d s a step$",
+            r"^  losses of 2 steps differ by \d\.\de[-+]\d\d at most$",
+        ),
+    ),
+    SmallRun(
+        "tests.training.one_rank",
+        "0 1 {folder}/file {tiny} lora",
+        (r'^\{"gradients": \[\], "lora": \{"losses": ',),
+        without_rate="nothing is timed",
+    ),
+    SmallRun(
         "tests.benchmarks.many_runs",
         "--runs 60",
         (

@@ -275,3 +275,22 @@ def test_a_run_that_cannot_be_divided_over_so_many_cards_is_refused_with_the_way
     assert part in error.message
     assert not validate(replace(request, settings=TrainingSettings(shard=2), device="auto"))
     assert not validate(replace(request, settings=TrainingSettings(shard=3), device="cpu"))
+
+
+def test_a_run_over_several_cards_gets_as_many_at_once_and_waits_its_turn(runs: Path) -> None:
+    one = queued(runs, replace(REQUEST, variants=(Variant("lora"),), seeds=(0, 1)))
+    settings = TrainingSettings(shard=3)
+    two = queued(runs, replace(REQUEST, variants=(Variant("full"),), seeds=(0,), settings=settings))
+    last = queued(runs, replace(REQUEST, variants=(Variant("dora"),), seeds=(0,)))
+    machine = machine_for([*one, *two, *last])
+    machine.work(runs)
+    recorded = {run.run_id: run.spec for run in RunStore(runs).runs()}
+    times = {run_id: (begin, end) for run_id, _, begin, end in machine.used}
+    for spec in two:
+        held = recorded[spec.run_id].held
+        assert len(set(held)) == 3
+        assert recorded[spec.run_id].device == held[0]
+        begin, end = times[spec.run_id]
+        for other, (began, ended) in times.items():
+            shares = set(recorded[other].held) & set(held)
+            assert other == spec.run_id or not shares or ended <= begin or end <= began, other

@@ -71,6 +71,7 @@ def test_a_sweep_is_like_for_like_in_every_condition_in_seeds_and_undisturbed(
         ({"settings": TrainingSettings(weight_decay=0.1)}, "weight decay (0, 0.1)"),
         ({"settings": TrainingSettings(max_grad_norm=0.5)}, "gradient clip (1, 0.5)"),
         ({"device": "cuda:0"}, "device (cpu, cuda)"),
+        ({"settings": TrainingSettings(shard=2)}, "device (cpu, cpu × 2)"),
         ({"environment": {"attention": "math"}}, "attention kernel (ftlab (CPU), math)"),
         ({"environment": {"device": "H100"}}, "machine (AMD EPYC 7B13, H100)"),
         ({"environment": {"threads": 8}}, "threads (2, 8)"),

@@ -57,6 +57,7 @@ OFT = MethodSpec(
         "Qiu et al. 2023, Controlling Text-to-Image Diffusion by Orthogonal Finetuning",
     ),
     look=Look(colour="#639e97", marker="square", dash="dot"),
+    not_sharded="",
     learning_rate=2.2e-4,
     hyperparameters=(
         Hyperparameter("block", "Block size", "int", 32, "Inputs rotated together.", 2, 1024),
@@ -82,6 +83,7 @@ BOFT = MethodSpec(
         "Liu et al. 2023, Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization",
     ),
     look=Look(colour="#1f707d", marker="diamond", dash="dash"),
+    not_sharded="",
     learning_rate=2e-3,
     hyperparameters=(
         Hyperparameter("block", "Block size", "int", 4, "Inputs rotated together.", 2, 256),
@@ -111,6 +113,7 @@ HRA = MethodSpec(
         "Householder Reflection Adaptation",
     ),
     look=Look(colour="#107663", marker="triangle-down", dash="dashdot"),
+    not_sharded="",
     learning_rate=2e-3,
     hyperparameters=(
         Hyperparameter("r", "Reflections r", "int", 8, "Length of the chain; even.", 2, 256),

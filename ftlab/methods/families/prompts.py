@@ -117,6 +117,7 @@ P_TUNING = MethodSpec(
     summary="Prompt tuning with vectors computed by a small network that is trained too.",
     paper=arxiv("2103.10385", "Liu et al. 2021, GPT Understands, Too"),
     look=Look(colour="#f81f42", marker="pentagon", dash="dot"),
+    not_sharded="",
     learning_rate=3e-3,
     hyperparameters=(
         TOKENS,
@@ -143,6 +144,7 @@ PREFIX_TUNING = MethodSpec(
         "2101.00190", "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
     ),
     look=Look(colour="#ab8b07", marker="diamond-open", dash="dashdot"),
+    not_sharded="",
     learning_rate=9e-2,
     hyperparameters=(TOKENS,),
     peft_config=peft_config("PrefixTuningConfig", num_virtual_tokens=whole("tokens")),
