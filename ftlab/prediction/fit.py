@@ -88,25 +88,19 @@ def changes(question: Question) -> list[list[Change]]:
 
 
 def over_cards(question: Question, counts: Iterable[int]) -> list[Change]:
-    """Returns the question over more like cards, then with gradient checkpointing over the most.
-
-    Empty for what cannot be divided.
-    """
+    """Returns the question over more like cards; empty for what cannot be divided."""
     step, variant = question.step, question.variant
-    found = []
-    for count in counts:
-        if count <= step.shard or not_sharded(variant, count) is not None:
-            continue
-        if not any(problems_of_parts(count, step.batch, step.optimizer)):
-            wider = replace(question, step=replace(step, shard=count))
-            costs = "the same result; needs so many like cards"
-            found.append(Change(f"Over {count} cards", costs, wider))
-    if found and not step.checkpointing:
-        last = found[-1]
-        both = replace(last.question, step=replace(last.question.step, checkpointing=True))
-        label = f"{last.label} with gradient checkpointing"
-        found.append(Change(label, last.costs, both))
-    return found
+    return [
+        Change(
+            f"Over {count} cards",
+            "the same result; needs so many like cards",
+            replace(question, step=replace(step, shard=count)),
+        )
+        for count in counts
+        if count > step.shard
+        and not_sharded(variant, count) is None
+        and not any(problems_of_parts(count, step.batch, step.optimizer))
+    ]
 
 
 def fitting(
@@ -114,29 +108,38 @@ def fitting(
     card: Card,
     ask: Ask,
     most: int = MOST_CHANGES,
-    counts: Iterable[int] = (),
+    counts: Sequence[int] = (),
 ) -> list[tuple[Change, Prediction]]:
     """Returns up to `most` changes that make the step fit: per kind, the first that is enough.
 
     If no single change is enough, they are combined one after another until the step fits. `counts`
-    are the numbers of like cards over which it may be divided, which is offered beside the others.
+    are the numbers of like cards over which it may be divided; that is offered beside the others,
+    with gradient checkpointing where it is not enough alone.
     """
-    kinds = changes(question)
-    wider = _first_that_fits(over_cards(question, counts), card, ask)
-    if wider is not None:
-        return [*_fitting(question, kinds, card, ask, most - 1), wider]
-    return _fitting(question, kinds, card, ask, most)
-
-
-def _fitting(
-    question: Question, kinds: Sequence[Sequence[Change]], card: Card, ask: Ask, most: int
-) -> list[tuple[Change, Prediction]]:
+    kinds, wider = changes(question), over_cards(question, counts)
+    over = _first_that_fits(wider, card, ask)
     each = (enough for kind in kinds if (enough := _first_that_fits(kind, card, ask)))
-    found = list(islice(each, most))
-    if not found and len(kinds) > 1:
-        enough = _first_that_fits(_together(question, kinds), card, ask)
-        found = [enough] if enough else []
-    return found
+    found = list(islice(each, most if over is None else most - 1))
+    if over is None and not found:
+        if len(kinds) > 1:
+            enough = _first_that_fits(_together(question, kinds), card, ask)
+            found = [enough] if enough else []
+        over = _first_that_fits(_with_checkpointing(wider), card, ask)
+    return found if over is None else [*found, over]
+
+
+def _with_checkpointing(tried: Sequence[Change]) -> list[Change]:
+    return [
+        replace(
+            change,
+            label=f"{change.label} with gradient checkpointing",
+            question=replace(
+                change.question, step=replace(change.question.step, checkpointing=True)
+            ),
+        )
+        for change in tried
+        if not change.question.step.checkpointing
+    ]
 
 
 def _first_that_fits(
