@@ -11,9 +11,10 @@ from ftlab.prediction.question import Prediction
 _REST = "reserved, not in use"
 _PARTS = {
     "weights": "#3d5a80", "gradients": "#98c1d9", "optimizer": "#7896b8",
+    "gathered": "#2f6f62", "communication": "#9cc9bd",
     "activations": "#d9a441", "temporary": "#e8cf9d", _REST: "#b9bfc8",
 }  # fmt: skip
-_LIGHT_INK = ("weights", "optimizer")
+_LIGHT_INK = ("weights", "optimizer", "gathered")
 _ROOM_FOR_NAME = 0.09  # minimum share of the gauge that shows a name
 
 

@@ -26,6 +26,7 @@ _BREAKDOWN_NEEDED = tuple(f"anatomy_{part}_bytes" for part in MEMORY_PARTS)
 _NET = "net_peak_memory_bytes"
 _BREAKDOWN_COLOURS = {
     "weights": "#3d5a80", "gradients": "#7693b8", "optimizer": "#b3c7df",
+    "gathered": "#2f6f62", "communication": "#9cc9bd",
     "activations": "#d9a441", "temporary": "#e8cf9f",
 }  # fmt: skip
 """Colours of the parts; they also differ in lightness, so they are distinct without hue."""
@@ -39,7 +40,7 @@ _LEGEND = (
     "<span>narrow, hatched: predicted</span></p>"
 )
 
-_DARK_PARTS = frozenset({"weights"})
+_DARK_PARTS = frozenset({"weights", "gathered"})
 _PREDICTED_COLOUR = "#8b5cf6"
 _MEASURED_WIDTH, _PREDICTED_WIDTH, _PREDICTED_BELOW = 0.46, 0.24, 0.38  # share of a row
 _INK, _PAPER = "#1b2129", "#ffffff"

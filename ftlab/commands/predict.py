@@ -25,7 +25,13 @@ from ftlab.models.dimensions import known_model
 from ftlab.models.reference import is_bundled, names_hub_model
 from ftlab.prediction.adapters import read_adapter
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.duration import ON_CARDS, cost, format_cost, seconds_of_steps
+from ftlab.prediction.duration import (
+    NO_TIME_OVER_CARDS,
+    ON_CARDS,
+    cost,
+    format_cost,
+    seconds_of_steps,
+)
 from ftlab.prediction.fit import fit
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
@@ -37,6 +43,7 @@ from ftlab.prediction.question import (
     own,
 )
 from ftlab.prediction.source import find_config
+from ftlab.records.result import MEMORY_PARTS, OF_SHARDS
 from ftlab.records.spec import rate_of
 from ftlab.settings.training import TrainingSettings
 
@@ -51,6 +58,7 @@ The step is the standard loop of published measurements (logits of all positions
 
   python -m ftlab predict --model meta-llama/Llama-3.1-8B --methods full,lora,qlora --length 1024
   python -m ftlab predict --model ./config.json --methods all --completion-tokens 40 --json
+  python -m ftlab predict --model Llama-3.1-8B --methods full --device rtx-4090 --shard 4
   python -m ftlab predict --model Llama-3.1-70B --device h100 --report plan.html --card plan.png
 
 methods: {", ".join(METHODS)}"""
@@ -98,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps([_as_json(row, target, step, rate) for row, rate in both], indent=2))
     else:
         console = output_console()
-        print_predictions(found.label, ordered, console, card, rates)
+        print_predictions(found.label, ordered, console, card, rates, step.shard)
         print_times(ordered, console, target, step)
         if not is_bundled(options.model):
             print(f"{NOT_TUNED}. {how_scaled(size, rates_kept())}")
@@ -176,15 +184,16 @@ def print_predictions(
     console: Console,
     card: Card | None = None,
     rates: Sequence[float | None] = (),
+    over: int = 1,
 ) -> None:
     """Prints a table, with a verdict if there is a `card`, and why a row is incomplete.
 
-    `rates` are the rows' learning rates.
+    `rates` are the rows' learning rates. The step is divided `over` so many cards.
     """
     table = Table(box=None, header_style="bold", pad_edge=False, title=label, title_justify="left")
     table.add_column("Method", no_wrap=True)
-    for name in ("Trainable", "Share", "File", "Allocated", "Reserved", "Weights", "Gradients",
-                 "Optimizer", "Activations", "Temporary"):  # fmt: skip
+    parts = [part for part in MEMORY_PARTS if over > 1 or part not in OF_SHARDS]
+    for name in ("Trainable", "Share", "File", "Allocated", "Reserved", *map(str.title, parts)):
         table.add_column(name, justify="right", no_wrap=True)
     if rates:
         table.add_column("Rate", justify="right", no_wrap=True)
@@ -201,17 +210,15 @@ def print_predictions(
             units.format_bytes(row.adapter_bytes),
             units.format_bytes(row.peak_allocated_bytes),
             units.format_bytes(row.peak_reserved_bytes),
-            *(
-                units.format_bytes(row.anatomy.get(part))
-                for part in ("weights", "gradients", "optimizer", "activations", "temporary")
-            ),
+            *(units.format_bytes(row.anatomy.get(part)) for part in parts),
             *([rate_name(rates[place])] if rates else []),
             *([] if card is None else [_verdict(row, card)]),
         )
     console.print(table)
+    each = f", on each of {over} cards" if over > 1 else ""
     console.print(
-        "Predicted, for one training step on CUDA: bytes that tensors take (allocated) and that "
-        "torch asks the driver for (reserved); CUDA's own context comes on top.",
+        f"Predicted, for one training step on CUDA{each}: bytes that tensors take (allocated) and "
+        "that torch asks the driver for (reserved); CUDA's own context comes on top.",
         highlight=False,
     )
     if card is not None:
@@ -228,6 +235,9 @@ def print_predictions(
 def print_times(rows: list[Prediction], console: Console, target: Target, step: Step) -> None:
     """Prints the time of 1,000 steps on the card and, with a price an hour, what they cost."""
     if target.card is None:
+        return
+    if step.shard > 1:
+        console.print(NO_TIME_OVER_CARDS, highlight=False)
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("Method", no_wrap=True)

@@ -41,7 +41,7 @@ from ftlab.records.run import RunDirectory, check_writable
 from ftlab.records.spec import RunSpec, SweepRequest, asked_again, default_rate
 from ftlab.settings.request import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.settings.schema import errors_in
-from ftlab.settings.training import PREFIX
+from ftlab.settings.training import PREFIX, problems_of_parts
 from ftlab.tasks.files import MAX_EVALUATION
 from ftlab.tasks.reference import TaskReference
 from ftlab.tasks.reference import load as load_task
@@ -92,16 +92,7 @@ def problems_of_shard(request: SweepRequest) -> Iterator[str]:
     parts = settings.shard
     if parts <= 1:
         return
-    if parts > settings.batch_size:
-        yield (
-            f"A batch of {settings.batch_size} cannot be divided over {parts} GPUs, each needs an "
-            f"example; choose batch size {parts} or more, or fewer GPUs in a run."
-        )
-    if settings.optimizer != "adamw":
-        yield (
-            f"The optimizer {settings.optimizer} does not take weights that lie on {parts} GPUs; "
-            "choose adamw, or 1 GPU in a run."
-        )
+    yield from problems_of_parts(parts, settings.batch_size, settings.optimizer)
     if settings.measure_answering:
         yield (
             "What answering costs is measured on one GPU, and the model is to lie on "

@@ -63,7 +63,7 @@ def incompatible(
         or _not_installed(variant)
         or _not_on_base(variant, device_id)
         or _not_under(variant, settings)
-        or _not_sharded(variant, settings)
+        or not_sharded(variant, settings.shard)
         or (None if shape is None else incompatible_with_model(variant, shape))
         or (None if shape is None else _too_long(variant, shape, settings))
     )
@@ -148,8 +148,9 @@ def _not_under(variant: Variant, settings: TrainingSettings) -> Incompatible | N
     return None
 
 
-def _not_sharded(variant: Variant, settings: TrainingSettings) -> Incompatible | None:
-    if settings.shard == 1:
+def not_sharded(variant: Variant, parts: int) -> Incompatible | None:
+    """Why the variant cannot be trained over so many GPUs; `None` if it can."""
+    if parts == 1:
         return None
     label, reason = variant.spec.label, variant.spec.not_sharded
     if variant.base_precision is not None:
@@ -157,7 +158,7 @@ def _not_sharded(variant: Variant, settings: TrainingSettings) -> Incompatible |
     if not reason:
         return None
     return Incompatible(
-        f"{label} cannot be trained over {settings.shard} GPUs: {reason}; choose 1 GPU in a run, "
+        f"{label} cannot be trained over {parts} GPUs: {reason}; choose 1 GPU in a run, "
         f"or leave {label} out.",
         "settings.shard",
     )

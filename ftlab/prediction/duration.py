@@ -182,6 +182,11 @@ def rates_of(card: Card) -> Rates | None:
     )
 
 
+NO_TIME_OVER_CARDS = (
+    "The time of a step over several cards is not predicted: it depends on the link between them, "
+    "which data sheets of cards do not tell, and nobody measured it."
+)
+
 STEPS = 1_000
 """The number of steps whose time and cost are said of a card."""
 

@@ -12,10 +12,12 @@ from typing import Literal
 
 from ftlab.basics import units
 from ftlab.basics.cards import Card
+from ftlab.methods.limits import not_sharded
 from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import KnownModel, catalogue, known_model
 from ftlab.prediction.duration import Band
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
+from ftlab.settings.training import problems_of_parts
 
 Verdict = Literal["fits", "tight", "does not fit"]
 
@@ -64,6 +66,10 @@ def verdict(answer: Prediction, band: Band, card: Card) -> Verdict:
     return fit(needed, card, band.high / band.low - 1).verdict
 
 
+CARDS: tuple[int, ...] = (2, 4, 8)
+"""Numbers of like cards over which a run is offered to be divided, where they can be bought."""
+
+
 def changes(question: Question) -> list[list[Change]]:
     """Returns the changes by kind, the least harmful kind first, each smaller than the last."""
     step = question.step
@@ -81,20 +87,59 @@ def changes(question: Question) -> list[list[Change]]:
     return [kind for kind in found if kind]
 
 
+def over_cards(question: Question, counts: Iterable[int]) -> list[Change]:
+    """Returns the question over more like cards; empty for what cannot be divided."""
+    step, variant = question.step, question.variant
+    return [
+        Change(
+            f"Over {count} cards",
+            "the same result; needs so many like cards",
+            replace(question, step=replace(step, shard=count)),
+        )
+        for count in counts
+        if count > step.shard
+        and not_sharded(variant, count) is None
+        and not any(problems_of_parts(count, step.batch, step.optimizer))
+    ]
+
+
 def fitting(
-    question: Question, card: Card, ask: Ask, most: int = MOST_CHANGES
+    question: Question,
+    card: Card,
+    ask: Ask,
+    most: int = MOST_CHANGES,
+    counts: Sequence[int] = (),
 ) -> list[tuple[Change, Prediction]]:
     """Returns up to `most` changes that make the step fit: per kind, the first that is enough.
 
-    If no single change is enough, they are combined one after another until the step fits.
+    If no single change is enough, they are combined one after another until the step fits. `counts`
+    are the numbers of like cards over which it may be divided; that is offered beside the others,
+    with gradient checkpointing where it is not enough alone.
     """
-    kinds = changes(question)
+    kinds, wider = changes(question), over_cards(question, counts)
+    over = _first_that_fits(wider, card, ask)
     each = (enough for kind in kinds if (enough := _first_that_fits(kind, card, ask)))
-    found = list(islice(each, most))
-    if not found and len(kinds) > 1:
-        enough = _first_that_fits(_together(question, kinds), card, ask)
-        found = [enough] if enough else []
-    return found
+    found = list(islice(each, most if over is None else most - 1))
+    if over is None and not found:
+        if len(kinds) > 1:
+            enough = _first_that_fits(_together(question, kinds), card, ask)
+            found = [enough] if enough else []
+        over = _first_that_fits(_with_checkpointing(wider), card, ask)
+    return found if over is None else [*found, over]
+
+
+def _with_checkpointing(tried: Sequence[Change]) -> list[Change]:
+    return [
+        replace(
+            change,
+            label=f"{change.label} with gradient checkpointing",
+            question=replace(
+                change.question, step=replace(change.question.step, checkpointing=True)
+            ),
+        )
+        for change in tried
+        if not change.question.step.checkpointing
+    ]
 
 
 def _first_that_fits(
@@ -111,7 +156,7 @@ def _first_that_fits(
 def _smaller_batches(question: Question) -> list[Change]:
     step, found = question.step, []
     batch = step.batch
-    while batch > 1 and batch % 2 == 0:
+    while batch % 2 == 0 and batch // 2 >= step.shard:
         batch //= 2
         times = step.batch // batch * step.accumulation
         smaller = replace(question, step=replace(step, batch=batch, accumulation=times))
@@ -168,9 +213,11 @@ def _on_top(question: Question, changed: Question) -> Question:
 
 
 def _packed(question: Question) -> Question | None:
-    """Returns the question on a 4-bit base; `None` if already quantised or not an adapter."""
+    """Returns the question on a 4-bit base; `None` for what is quantised, divided or no adapter."""
     variant = question.variant
     if not variant.spec.is_adapter or variant.base_precision is not None:
+        return None
+    if question.step.shard > 1:  # FSDP does not divide it rightly
         return None
     on_four_bits: Variant = replace(variant, base="nf4")
     return replace(

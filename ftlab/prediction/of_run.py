@@ -18,7 +18,7 @@ from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.machine_rates import keep_rates, kept_rates
 from ftlab.prediction.measure_rates import measure_quietly
 from ftlab.prediction.question import Prediction, Question, Step
-from ftlab.prediction.remedies import predicted_remedies, remedies, run_question
+from ftlab.prediction.remedies import counts_of, predicted_remedies, remedies, run_question
 from ftlab.prediction.run_time import FORMULA, FORMULA_KEY, computed, run_size
 from ftlab.prediction.simulation.step import predict
 from ftlab.records.comparability import SCORED
@@ -136,7 +136,7 @@ def _predicted(
         room = spec.memory_limit - (before_model or 0)
     else:
         room = free_bytes(device) or 0
-    return predicted_remedies(question_of(spec, longest), room, _ask)
+    return predicted_remedies(question_of(spec, longest), room, _ask, counts_of(spec))
 
 
 def question_of(spec: RunSpec, longest: BatchSize, scoring: Scoring | None = None) -> Question:

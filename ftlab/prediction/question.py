@@ -20,7 +20,7 @@ from ftlab.models.dimensions import is_known_config
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.prediction.duration import ScoringWork, StepWork
 from ftlab.settings.schema import Setting, errors_in
-from ftlab.settings.training import OPTIMIZERS, Optimizer
+from ftlab.settings.training import OPTIMIZERS, Optimizer, problems_of_parts
 from ftlab.tasks.formatting import Scoring
 
 WeightType = Literal["fp32", "fp16", "bf16"]
@@ -79,6 +79,7 @@ class Step:
     gradients of one batch exist while the next is computed. On a CPU there is no caching allocator:
     reserved equals allocated, and the process uses more (`remedies.calibration`). `capability` is
     the card's compute capability, which decides the attention kernel and cuBLAS's workspace.
+    The model and the rows of a batch are divided over `shard` like cards; memory is that of one.
     `scoring` is the scoring after the steps, if it is predicted as well.
     """
 
@@ -120,8 +121,17 @@ class Step:
                              "off)", choices={"fp32": "fp32", "base": "as the base"}),
     ] = "fp32"  # fmt: skip
     capability: tuple[int, int] = USUAL_CAPABILITY
+    shard: Annotated[
+        int, Setting("GPUs in a run", help="divides the model and each batch over so many like "
+                     "cards (FSDP)", low=1, high=64, narrow=True),
+    ] = 1  # fmt: skip
     scoring: Scoring | None = None
     loop: Loop = "usual"
+
+    @property
+    def rows(self) -> int:
+        """Rows of a batch in one forward pass: those of the first card, which has the most."""
+        return -(-self.batch // self.shard)
 
     @property
     def is_own(self) -> bool:
@@ -142,7 +152,8 @@ class Question:
 class Prediction:
     """Bytes and counts; `None` if unknown, and then `reason` explains why.
 
-    `peak_allocated_bytes` is the peak of live tensors and `anatomy` its memory breakdown.
+    `peak_allocated_bytes` is the peak of live tensors and `anatomy` its memory breakdown. A run
+    over several cards takes as much on each of them; the sizes are those of the whole model.
     `peak_reserved_bytes` is what torch's allocator requests from the driver, without the CUDA
     context. `scoring_bytes` is the peak while answers are scored. `how` is the method of
     prediction, `seconds` its duration. `work` is that of a step on the longest batch, and
@@ -217,6 +228,9 @@ def validate_step(step: Step) -> list[FieldError]:
             "loss."
         )
         errors.append(FieldError("completion_tokens", message))
+    if not errors:
+        problems = problems_of_parts(step.shard, step.batch, step.optimizer)
+        errors += [FieldError("shard", problem) for problem in problems]
     return errors
 
 

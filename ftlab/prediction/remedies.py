@@ -16,7 +16,7 @@ from ftlab.basics.devices import Device, kind_of
 from ftlab.basics.units import format_bytes
 from ftlab.methods.variant import Variant
 from ftlab.prediction.duration import Band
-from ftlab.prediction.fit import Ask, Change, changes, fitting
+from ftlab.prediction.fit import Ask, Change, changes, fitting, over_cards
 from ftlab.prediction.question import (
     USUAL_CAPABILITY,
     Prediction,
@@ -52,6 +52,7 @@ def run_question(
         checkpointing=settings.gradient_checkpointing,
         optimizer=settings.optimizer,
         accumulation=settings.accumulation,
+        shard=settings.shard,
         device="cuda" if device.is_gpu else "cpu",
         capability=device.capability or USUAL_CAPABILITY,
         scoring=scoring,
@@ -149,8 +150,11 @@ def remedies(spec: RunSpec, phase: str) -> str:
             accumulation=settings.accumulation,
             checkpointing=settings.gradient_checkpointing,
             optimizer=settings.optimizer,
+            shard=settings.shard,
         )
-        offered = [_in_words(kind[0]) for kind in changes(Question({}, spec.variant, step))]
+        question = Question({}, spec.variant, step)
+        kinds = [*changes(question), over_cards(question, counts_of(spec))]
+        offered = [_in_words(kind[0]) for kind in kinds if kind]
         return _sentence("Each of these takes less", [*offered, "a method that needs less"])
     offered = []
     if spec.base_precision is None:
@@ -165,13 +169,24 @@ def remedies(spec: RunSpec, phase: str) -> str:
     )
 
 
-def predicted_remedies(question: Question, room_bytes: int, ask: Ask) -> str:
+def counts_of(spec: RunSpec) -> tuple[int, ...]:
+    """The numbers of this machine's GPUs over which the run could be divided: 2, 4, … and all."""
+    gpus = [device for device in spec.may_use if device.startswith("cuda")]
+    if any("." in device for device in gpus):  # MIG instances exchange nothing (NCCL)
+        return ()
+    return tuple(n for n in range(2, len(gpus) + 1) if n & (n - 1) == 0 or n == len(gpus))
+
+
+def predicted_remedies(
+    question: Question, room_bytes: int, ask: Ask, counts: Sequence[int] = ()
+) -> str:
     """Returns a sentence with the changes that are predicted to fit; "" if none is found.
 
-    `room_bytes` is what training may use in addition to the process without a model.
+    `room_bytes` is what training may use in addition to the process without a model, on each of
+    the like devices, over `counts` of which the run could be divided.
     """
     card = Card(HERE, "", room_bytes, context_bytes=0)
-    found = fitting(question, card, _Budget(_as_measured(ask)))
+    found = fitting(question, card, _Budget(_as_measured(ask)), counts=counts)
     words = [_in_words(change, answer) for change, answer in found]
     return _sentence(f"Predicted to fit into {format_bytes(room_bytes)}", words) if words else ""
 

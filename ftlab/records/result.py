@@ -28,8 +28,13 @@ ANSWER_WAYS: dict[AnswerWay, str] = {
 }  # fmt: skip
 """The ways to answer with what a run trained, whose costs are measured."""
 
-MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "temporary")
+MEMORY_PARTS = (
+    "weights", "gradients", "optimizer", "gathered", "communication", "activations", "temporary",
+)  # fmt: skip
 """The parts of the training peak, in drawing order."""
+
+OF_SHARDS = ("gathered", "communication")
+"""Parts of a run that is divided over several GPUs: whole layers, and buffers of the exchange."""
 
 FinalStatus = Literal["done", "cancelled", "out_of_memory", "diverged", "not_applicable", "failed"]
 Status = Literal["queued", "running", FinalStatus, "interrupted"]

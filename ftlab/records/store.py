@@ -145,8 +145,8 @@ class Run(StoredRun):
         for phase in ("load", "evaluate", "save"):
             values[f"{phase}_peak_bytes"] = phases[phase].peak_bytes if phase in phases else None
         for part in MEMORY_PARTS:
-            values[f"anatomy_{part}_bytes"] = anatomy.get(part)
-            values[f"predicted_{part}_bytes"] = predicted.get(part)
+            for name, parts in (("anatomy", anatomy), ("predicted", predicted)):
+                values[f"{name}_{part}_bytes"] = parts.get(part, 0) if parts else None
         return {key: values.get(key) for key in ROW_KEYS}
 
 

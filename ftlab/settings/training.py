@@ -105,6 +105,21 @@ HIGHEST_RATE = 10.0
 
 _MOST_STEPS = 1_000_000
 
+
+def problems_of_parts(parts: int, batch_size: int, optimizer: Optimizer) -> Iterator[str]:
+    """Yields why a step cannot be divided over so many GPUs, and the way out."""
+    if parts > batch_size:
+        yield (
+            f"A batch of {batch_size} cannot be divided over {parts} GPUs, each needs an "
+            f"example; choose batch size {parts} or more, or fewer GPUs in a run."
+        )
+    if parts > 1 and optimizer != "adamw":
+        yield (
+            f"The optimizer {optimizer} does not take weights that lie on {parts} GPUs; "
+            "choose adamw, or 1 GPU in a run."
+        )
+
+
 PREFIX = "settings."
 """Prefix of the names of these settings in a form and in errors."""
 

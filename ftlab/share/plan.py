@@ -100,7 +100,10 @@ def _sentence(plan: Planned, found: Fit | None) -> str:
     if found is None:
         return f"{chosen.label} on {model}: the memory needed cannot be predicted. {chosen.reason}"
     takes = f"{units.format_bytes(chosen.peak_reserved_bytes)} at the peak"
-    words = f"Predicted: one {plan.gpu.label} {_ENOUGH[found.verdict]} {what}, which takes {takes}"
+    cards_, enough, over = "one", _ENOUGH[found.verdict], plan.step.shard
+    if over > 1:
+        cards_, enough, takes = str(over), enough.replace("is", "are", 1), f"{takes} of each"
+    words = f"Predicted: {cards_} {plan.gpu.label} {enough} {what}, which takes {takes}"
     other = plan.other
     if other is None or other.peak_reserved_bytes is None:
         return f"{words}."
@@ -227,6 +230,8 @@ def _accuracy() -> str:
 def _step_words(step: Step) -> list[str]:
     """The planned step in short: "batch 4 x 896 tokens", "bf16", …"""
     words = [f"batch {step.batch} x {step.length:,} tokens", step.weights]
+    if step.shard > 1:
+        words.append(f"over {step.shard} cards")
     if step.accumulation > 1:
         words.append(f"accumulated {step.accumulation} times")
     if step.completion_tokens is not None:

@@ -5,21 +5,23 @@ is an allocation, and the end of a storage is a release. Memory that a kernel al
 internally is not recorded; `prediction/simulation/interceptions.py` handles the cases that matter.
 
 The allocator is a model of `c10/cuda/CUDACachingAllocator.cpp` (torch 2.13) with its default
-settings and one stream. Sizes are rounded up. Small and large blocks come from separate pools. The
-smallest free block that fits is taken and split. Freed neighbours are joined.
+settings. Sizes are rounded up. Small and large blocks come from separate pools, and each stream has
+pools of its own. The smallest free block that fits is taken and split. Freed neighbours are joined.
 """
 
 from __future__ import annotations
 
 import bisect
 import weakref
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROUNDED_TO = 512
@@ -51,10 +53,11 @@ def cublas_workspace(capability: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class Allocation:
-    """An allocation of `size` bytes, identified by `number`; a release if `size` is `None`."""
+    """An allocation of `size` bytes on a stream; a release of the `number` if `size` is `None`."""
 
     number: int
     size: int | None
+    stream: int = 0
 
 
 EMPTY_CACHE = Allocation(-1, None)
@@ -64,11 +67,15 @@ FIRST_PRODUCT = Allocation(-1, None)
 """Marks the first matrix product of a thread, when cuBLAS allocates its workspace."""
 
 
+_Pool = tuple[int, bool]
+"""The stream, and whether it is the pool of small blocks."""
+
+
 @dataclass(eq=False)
 class _Block:
     size: int
     address: int
-    is_small: bool
+    pool: _Pool
     is_free: bool = False
     before: _Block | None = None
     after: _Block | None = None
@@ -82,15 +89,15 @@ class CachingAllocator:
     reserved: int = 0
     most_allocated: int = 0
     most_reserved: int = 0
-    _free: dict[bool, list[tuple[int, int, _Block]]] = field(
-        default_factory=lambda: {True: [], False: []}
+    _free: defaultdict[_Pool, list[tuple[int, int, _Block]]] = field(
+        default_factory=lambda: defaultdict(list)
     )
     _taken: dict[int, _Block] = field(default_factory=dict)
     _top: int = 0
 
-    def allocate(self, number: int, size: int) -> None:
+    def allocate(self, number: int, size: int, stream: int = 0) -> None:
         wanted = rounded(size)
-        block = self._take(wanted)
+        block = self._take(wanted, (stream, wanted <= _SMALL))
         self._split(block, wanted)
         self._taken[number] = block
         self.allocated += block.size
@@ -115,17 +122,16 @@ class CachingAllocator:
                 blocks.remove(item)
                 self.reserved -= item[0]
 
-    def _take(self, size: int) -> _Block:
+    def _take(self, size: int, pool: _Pool) -> _Block:
         """Returns the smallest free block that is large enough, else a new segment."""
-        is_small = size <= _SMALL
-        blocks = self._free[is_small]
+        blocks = self._free[pool]
         place = bisect.bisect_left(blocks, size, key=lambda item: item[0])
         if place < len(blocks):
             block = blocks.pop(place)[2]
             block.is_free = False
             return block
         segment = _segment_size(size)
-        block = _Block(segment, self._top, is_small)
+        block = _Block(segment, self._top, pool)
         self._top += segment + _APART
         self.reserved += segment
         self.most_reserved = max(self.most_reserved, self.reserved)
@@ -134,9 +140,10 @@ class CachingAllocator:
     def _split(self, block: _Block, size: int) -> None:
         """Splits off the unused rest of the block if it is large enough."""
         rest = block.size - size
-        if rest < ROUNDED_TO if block.is_small else rest <= _SMALL:
+        _, is_small = block.pool
+        if rest < ROUNDED_TO if is_small else rest <= _SMALL:
             return
-        left = _Block(rest, block.address + size, block.is_small, before=block, after=block.after)
+        left = _Block(rest, block.address + size, block.pool, before=block, after=block.after)
         if block.after is not None:
             block.after.before = left
         block.size, block.after = size, left
@@ -145,11 +152,11 @@ class CachingAllocator:
     def _offer(self, block: _Block) -> None:
         block.is_free = True
         bisect.insort(
-            self._free[block.is_small], (block.size, block.address, block), key=lambda x: x[:2]
+            self._free[block.pool], (block.size, block.address, block), key=lambda x: x[:2]
         )
 
     def _withdraw(self, block: _Block) -> None:
-        blocks = self._free[block.is_small]
+        blocks = self._free[block.pool]
         del blocks[bisect.bisect_left(blocks, (block.size, block.address), key=lambda x: x[:2])]
         block.is_free = False
 
@@ -179,7 +186,7 @@ def replay(allocations: Iterable[Allocation], workspace: int = _WORKSPACE) -> Ca
         elif item.size is None:
             allocator.release(item.number)
         else:
-            allocator.allocate(item.number, item.size)
+            allocator.allocate(item.number, item.size, item.stream)
     return allocator
 
 
@@ -199,8 +206,12 @@ def _join(block: _Block, following: _Block) -> _Block:
     return block
 
 
-Part = Literal["weights", "gradients", "optimizer", "activations", "temporary"]
-PARTS: tuple[Part, ...] = ("weights", "gradients", "optimizer", "activations", "temporary")
+Part = Literal[
+    "weights", "gradients", "optimizer", "gathered", "communication", "activations", "temporary"
+]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""`gathered` are the whole layers of a model that is divided over several GPUs, and `communication`
+the buffers in which its parts are exchanged; the others are then those of one GPU."""
 
 Phase = Literal["before", "forward", "backward", "optimizer"]
 _THREADS: tuple[Phase, ...] = ("forward", "backward")
@@ -241,6 +252,8 @@ class AllocationLog(TorchDispatchMode):
         self._products: dict[Phase, int] = {}
         self._sizes: list[int] = []
         self._born: list[Phase] = []
+        self._streams: list[int] = []
+        self._known_streams: dict[Any, int] = {torch.cpu.current_stream(): 0}
         self._named: dict[int, Part] = {}
         self._died: dict[int, Phase] = {}
         self._living: dict[int, tuple[int, weakref.ref[Any]]] = {}
@@ -253,13 +266,17 @@ class AllocationLog(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device  # two of three calls; dispatch takes a third of the time
+        if DTensor in types:
+            return NotImplemented  # its operations on this process's own part come next
         result = func(*args, **(kwargs or {}))
         self.see(result)
         return result
 
     def see(self, result: Any) -> None:
         """Records the new storages of a result."""
-        if isinstance(result, Tensor):
+        if isinstance(result, DTensor):
+            self.see(result.to_local())
+        elif isinstance(result, Tensor):
             if result.layout is torch.sparse_coo:  # SHiRA's delta of a weight
                 self.see((result._indices(), result._values()))
             elif result.layout is torch.strided:
@@ -269,10 +286,23 @@ class AllocationLog(TorchDispatchMode):
                 self.see(item)
 
     def name(self, tensors: Iterable[Tensor | None], part: Part) -> None:
-        """Assigns the storages of the tensors to a part."""
+        """Assigns the storages of the tensors to a part; the first one stays.
+
+        Gradients are views of the buffer in which they were added up.
+        """
         for tensor in tensors:
             if tensor is not None:
-                self._named.setdefault(self._number(tensor), part)
+                number = self._number(tensor)
+                if self._named.get(number, "communication") == "communication":
+                    self._named[number] = part
+
+    def resize(self, tensor: Tensor) -> None:
+        """Records that the tensor's storage was given another size, which may be none."""
+        known = self._living.pop(id(tensor.untyped_storage()), None)
+        if known is not None:
+            self._release(known[0])
+        if tensor.untyped_storage().nbytes():
+            self._number(tensor)
 
     def empty_cache(self) -> None:
         """Records that `torch.cuda.empty_cache` would be called now."""
@@ -304,8 +334,11 @@ class AllocationLog(TorchDispatchMode):
                 made.append(EMPTY_CACHE)
             if place in threads:
                 made.append(FIRST_PRODUCT)
-            made.append(Allocation(number, self._sizes[number] if is_new else None))
+            made.append(self._allocation(number) if is_new else Allocation(number, None))
         return made
+
+    def _allocation(self, number: int, apart: int = 0) -> Allocation:
+        return Allocation(number + apart, self._sizes[number], self._streams[number])
 
     def _rehearsed(self, part: Rehearsal, threads: set[int]) -> list[Allocation]:
         """Returns the part with new numbers; everything it allocated is released at its end."""
@@ -316,7 +349,7 @@ class AllocationLog(TorchDispatchMode):
                 made.append(FIRST_PRODUCT)
             if is_new:
                 own.add(number)
-                made.append(Allocation(number + apart, self._sizes[number]))
+                made.append(self._allocation(number, apart))
             elif number in own:
                 own.remove(number)
                 made.append(Allocation(number + apart, None))
@@ -340,6 +373,8 @@ class AllocationLog(TorchDispatchMode):
 
     def _number(self, tensor: Tensor) -> int:
         """Returns the number of the tensor's storage; a new storage gets a new number."""
+        if isinstance(tensor, DTensor):
+            tensor = tensor.to_local()
         storage = tensor.untyped_storage()
         key = id(storage)
         known = self._living.get(key)
@@ -348,15 +383,20 @@ class AllocationLog(TorchDispatchMode):
         number = len(self._sizes)
         self._sizes.append(storage.nbytes())
         self._born.append(self.phase)
+        stream = torch.cpu.current_stream()  # a simulated step's tensors are there
+        self._streams.append(self._known_streams.setdefault(stream, len(self._known_streams)))
         self._order.append((number, True))
 
         def gone(_: Any) -> None:
             self._living.pop(key, None)
-            self._died[number] = self.phase
-            self._order.append((number, False))
+            self._release(number)
 
         self._living[key] = number, weakref.ref(storage, gone)
         return number
+
+    def _release(self, number: int) -> None:
+        self._died[number] = self.phase
+        self._order.append((number, False))
 
     def _part(self, number: int) -> Part:
         """Returns the part; a storage from the forward pass that outlives it is an activation."""

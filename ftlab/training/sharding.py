@@ -35,11 +35,13 @@ def shard(model: nn.Module, device: torch.device, ranks: Ranks) -> None:
     optimizer is made.
     """
     mesh = init_device_mesh(device.type, (ranks.count,))
-    for block in blocks_of(model):
-        fully_shard(block.to(device), mesh=mesh)
-    for layer in _untied_ends(model):
-        fully_shard(layer.to(device), mesh=mesh)
-    fully_shard(model.to(device), mesh=mesh)
+    for unit in units_of(model):
+        fully_shard(unit.to(device), mesh=mesh)
+
+
+def units_of(model: nn.Module) -> list[nn.Module]:
+    """What is gathered at once: each block, the ends, and the model with what is left."""
+    return [*blocks_of(model), *_untied_ends(model), model]
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -11,7 +11,7 @@ import pytest
 
 from ftlab.__main__ import main
 from ftlab.commands import predict
-from ftlab.prediction.duration import StepWork, Work
+from ftlab.prediction.duration import NO_TIME_OVER_CARDS, StepWork, Work
 from ftlab.prediction.question import LimitsOf, Prediction, Question
 
 LLAMA = {
@@ -165,3 +165,17 @@ def test_a_report_without_a_device_is_an_error_before_any_prediction(
     assert main(["predict", "--device", "t4", "--card", str(tmp_path / "plan.txt")]) != 0
     assert "end it with .png or .svg" in capsys.readouterr().err
     assert not answered.asked
+
+
+def test_over_several_cards_the_parts_of_one_are_shown_and_no_time(
+    answered: type[Answers], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["predict", "--methods", "full", "--device", "rtx-4090", "--shard", "4"]
+    assert main(given) == 0
+    (question,) = answered.asked
+    assert question.step.shard == 4
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("Gathered", "Communication", "on each of 4 cards", NO_TIME_OVER_CARDS):
+        assert words in shown
+    assert main(given[:-2]) == 0
+    assert "Gathered" not in capsys.readouterr().out

@@ -97,3 +97,12 @@ def test_the_workspace_of_cublas_is_larger_since_hopper(
     capability: tuple[int, int], size: int
 ) -> None:
     assert cublas_workspace(capability) == size
+
+
+def test_a_free_block_of_one_stream_is_not_given_to_another() -> None:
+    made = [Allocation(0, 30 * MIB), Allocation(0, None)]
+    same, other = ([*made, Allocation(1, 30 * MIB, stream)] for stream in (0, 1))
+    alone = replay(made).most_reserved
+    assert replay(same).most_reserved == alone
+    assert replay(other).most_reserved == alone + 30 * MIB
+    assert replay(other).most_allocated == replay(same).most_allocated

@@ -21,6 +21,7 @@ from ftlab.prediction.fit import (
     largest_that_fits,
     lora_on_gpt3,
     on_hub,
+    over_cards,
     qlora_on_65b,
 )
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
@@ -241,3 +242,43 @@ def test_qlora_on_65b_is_asked_as_its_paper_trained_it() -> None:
     question = qlora_on_65b()
     assert (question.step.packing, question.step.length) == ("nf4-double", 512)
     assert question.variant.values()["r"] == 64
+
+
+def over(question: Question) -> int:
+    return question.step.shard
+
+
+def test_more_like_cards_are_offered_beside_the_other_changes() -> None:
+    ask = asking(lambda each: (36 if each.step.batch == 8 else 4) * GB / over(each))
+    found = fitting(question(), CARD, ask, counts=(2, 4, 8))
+    assert [change.label for change, _ in found] == [
+        "Batch 4, accumulated 2 times", "Over 4 cards",
+    ]  # fmt: skip
+    assert over(found[-1][0].question) == 4
+    assert "needs so many like cards" in found[-1][0].costs
+
+
+def test_where_cards_alone_are_not_enough_gradient_checkpointing_is_added() -> None:
+    ask = asking(lambda each: (60 if each.step.checkpointing else 200) * GB / over(each))
+    asked = question("full")
+    ((change, _),) = fitting(asked, CARD, ask, counts=(2, 4, 8))
+    assert change.question.step.checkpointing
+    assert change.label == "Over 8 cards with gradient checkpointing"
+
+
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [("qlora", {}), ("pissa", {}), ("lora", {"batch": 1}), ("lora", {"optimizer": "adamw_8bit"})],
+)
+def test_no_cards_are_offered_for_what_cannot_be_divided(
+    method: str, step: dict[str, object]
+) -> None:
+    assert over_cards(question(method, **step), (2, 4)) == []
+
+
+def test_a_divided_step_is_offered_nothing_that_its_cards_cannot_do() -> None:
+    asked = question(shard=4)
+    labels = [change.label for kind in changes(asked) for change in kind]
+    assert "Batch 4, accumulated 2 times" in labels
+    assert not any(label in labels for label in ("Base in 4 bits", "Batch 2, accumulated 4 times"))
+    assert [change.label for change in over_cards(asked, (2, 4, 8))][:1] == ["Over 8 cards"]

@@ -57,6 +57,14 @@ def test_the_first_line_says_whether_the_card_is_enough() -> None:
     assert "is enough to fine-tune" in plan_card(planned("qlora")).sentence
 
 
+def test_the_first_line_says_over_how_many_cards_it_is() -> None:
+    sentence = plan_card(planned("full", step=replace(STEP, shard=4, batch=4))).sentence
+    assert sentence == (
+        "Predicted: 4 GeForce RTX 4090 are not enough for full fine-tuning of Llama 3.1 8B, which "
+        "takes 81.00 GB at the peak of each."
+    )
+
+
 @pytest.mark.parametrize("first", SIZES)
 def test_each_number_on_the_card_says_that_it_is_predicted(first: str) -> None:
     card = plan_card(planned(first, *(name for name in SIZES if name != first)))

@@ -121,7 +121,7 @@ def test_advice_after_an_out_of_memory_counts_what_others_hold(
 ) -> None:
     rooms: list[int] = []
 
-    def remedies(question: Any, room: int, ask: Any) -> str:
+    def remedies(question: Any, room: int, ask: Any, counts: Any) -> str:
         rooms.append(room)
         return "Something fits."
 

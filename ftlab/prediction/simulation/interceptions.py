@@ -21,6 +21,7 @@ from ftlab.models.cpu_attention import cpu_attention
 from ftlab.models.gpu_attention import GpuAttention
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.prediction.question import Step
+from ftlab.prediction.simulation.shards import gloo_copies
 from ftlab.prediction.simulation.work import WorkLog
 
 _PRODUCTS = frozenset({
@@ -28,6 +29,14 @@ _PRODUCTS = frozenset({
     torch.ops.aten.baddbmm.default,
 })  # fmt: skip
 _SOFTMAX = (functional.softmax, torch.softmax, Tensor.softmax)
+
+
+class CpuAllocationLog(WorkLog):
+    """Logs a step on a CPU, with the copies that gloo makes where several processes exchange."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        gloo_copies(self, func, args)
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 class CudaAllocationLog(WorkLog):
@@ -110,7 +119,7 @@ def kernels_of(step: Step) -> Iterator[WorkLog]:
         if step.device == "cuda" and step.weights == "fp16":
             stack.enter_context(HalfSoftmax())
         if step.device == "cpu":
-            yield WorkLog()
+            yield CpuAllocationLog()
         elif step.packing is None:
             yield CudaAllocationLog()
         else:

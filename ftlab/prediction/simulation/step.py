@@ -28,11 +28,13 @@ from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
 )
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 from transformers.core_model_loading import revert_weight_conversion
 
 from ftlab.basics.errors import FtlabError, one_line
+from ftlab.methods.limits import not_sharded
 from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
@@ -56,6 +58,7 @@ from ftlab.prediction.simulation.fake import (
     read_config,
 )
 from ftlab.prediction.simulation.interceptions import kernels_of
+from ftlab.prediction.simulation.shards import divide, ranks
 from ftlab.prediction.simulation.starts import complete, known_changes, known_starts
 from ftlab.prediction.simulation.work import WorkLog
 from ftlab.settings.training import CACHE_BYTES, EVALUATION_BATCH, ROWS_AT_ONCE, DtypePolicy
@@ -76,6 +79,8 @@ from ftlab.training.model import (
     rank_scores,
     state_of,
 )
+from ftlab.training.shard_allocations import shards_logged
+from ftlab.training.sharding import ends_gathered
 from ftlab.training.step import IGNORED, Arithmetic, Batch, completion_losses
 
 _RATE = 1e-4
@@ -376,12 +381,14 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 
 def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     """Simulates the step of a model on the meta device, with the memory use of its device."""
+    step = replace(step, batch=step.rows)
     loss_positions = step.batch * (step.completion_tokens or step.length)
     on_cuda = step.device == "cuda"
     with (
-        QuickFakeMode(), Guesses(loss_positions), known_changes(on_cuda), kernels_of(step) as log
+        ranks(step.shard) as mesh, QuickFakeMode(), Guesses(loss_positions), known_changes(on_cuda),
+        kernels_of(step) as log, shards_logged(log),
     ):  # fmt: skip
-        hold_fake(model, step, log)
+        hold_fake(model, step, log, mesh)
         with log:
             first, work = run_steps(model, variant, step, log)
         sizes = _sizes(model, variant)
@@ -401,7 +408,7 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
 def _scoring(model: Any, step: Step, scoring: Scoring, trained: int) -> Scored:
     """Scores after the steps, without gradients and optimizer."""
     model.zero_grad(set_to_none=True)
-    with kernels_of(step) as log, log:
+    with kernels_of(step) as log, shards_logged(log), ends_gathered(model), log:
         return score(model, scoring, _arithmetic(step), log, step, trained)
 
 
@@ -423,8 +430,11 @@ def _sizes(model: Any, variant: Variant) -> Sizes:
     )
 
 
-def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
-    """Gives the model fake tensors and logs them as weights; call it in a fake mode."""
+def hold_fake(model: Any, step: Step, log: AllocationLog, mesh: DeviceMesh | None = None) -> None:
+    """Gives the model fake tensors and logs them as weights; call it in a fake mode.
+
+    Over the ranks of a `mesh` the model is divided.
+    """
     make_fake(model)
     if step.device == "cuda":
         put_on_host(model)
@@ -435,6 +445,7 @@ def hold_fake(model: Any, step: Step, log: AllocationLog) -> None:
             if step.is_own:
                 log.empty_cache()  # as a run does before it measures
         log.name(scales_of(model), "weights")
+    divide(model, mesh)
     log.name(on_device(model, step.device), "weights")
 
 
@@ -591,11 +602,16 @@ def answer(question: Question) -> Prediction:
 
 def _predict(question: Question, known: Prediction) -> Prediction:
     step, variant = question.step, question.variant
+    undivided = not_sharded(variant, step.shard)
+    if undivided is not None:
+        undivided.refuse()
     config = read_config(question.config)
     check_length(config, step.length)
     model = build(config, variant, step)
     try:
         simulated = simulate(model, variant, step)
+    except FtlabError:
+        raise
     except Exception as error:
         _raise_if_out_of_memory(error)
         traceback.print_exc()
@@ -608,8 +624,9 @@ def _predict(question: Question, known: Prediction) -> Prediction:
         peak_reserved_bytes=simulated.reserved,
         anatomy={str(part): size for part, size in simulated.live.anatomy.items()},
         scoring_bytes=None if scoring is None else scoring.peak,
-        work=simulated.work,
-        scoring_work=None if scoring is None else scoring.work,
+        # The time of a divided step depends on the link of the cards, whose speed is not known.
+        work=simulated.work if step.shard == 1 else None,
+        scoring_work=None if scoring is None or step.shard > 1 else scoring.work,
         how="simulated",
     )
 
@@ -626,7 +643,12 @@ def _with_sizes(known: Prediction, sizes: Sizes) -> Prediction:
 def _in_closed_form(question: Question, known: Prediction) -> Prediction:
     """Adds the memory from formulas, if they apply to the model."""
     size = dimensions(question.config)
-    if size is None or known.trainable_params is None or known.total_params is None:
+    if (
+        size is None
+        or question.step.shard > 1
+        or known.trainable_params is None
+        or known.total_params is None
+    ):
         return known
     parts = memory_breakdown(
         size, question.variant, question.step, known.trainable_params, known.total_params

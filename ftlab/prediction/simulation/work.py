@@ -66,6 +66,8 @@ class WorkLog(AllocationLog):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = super().__torch_dispatch__(func, types, args, kwargs)
+        if result is NotImplemented:
+            return result
         self._count(func, args, kwargs or {}, result)
         return result
 

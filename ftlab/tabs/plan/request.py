@@ -165,7 +165,7 @@ def _positions(model: NamedConfig) -> int:
 
 
 CHANGED_BY_A_FIX = (
-    "method", "length", "batch", "accumulation", "checkpointing", "completion_tokens",
+    "method", "length", "batch", "accumulation", "checkpointing", "completion_tokens", "shard",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from gradio.utils import get_upload_folder
 from ftlab.basics.devices import AUTO, resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.charts.predicted import predicted_finding
-from ftlab.prediction.fit import Change, fit, fitting
+from ftlab.prediction.fit import CARDS, Change, fit, fitting
 from ftlab.prediction.question import Prediction, Question
 from ftlab.prediction.remedies import calibration
 from ftlab.share.plan import Planned, plan_card, plan_report
@@ -137,7 +137,7 @@ def _known_changes(
 
     if not is_short(plan, found):
         return []
-    return fitting(plan.chosen, plan.card, known, MOST_FIXES)
+    return fitting(plan.chosen, plan.card, known, MOST_FIXES, CARDS)
 
 
 def is_short(plan: Plan, found: Mapping[str, Prediction]) -> bool:

@@ -15,7 +15,7 @@ from ftlab.charts.predicted import TIME, predicted_figure, predicted_finding
 from ftlab.jobs.inputs import Access
 from ftlab.methods.registry import METHODS
 from ftlab.prediction.duration import Band
-from ftlab.prediction.fit import Ask, Change, claims, fitting, qlora_on_65b
+from ftlab.prediction.fit import CARDS, Ask, Change, claims, fitting, qlora_on_65b
 from ftlab.prediction.question import Prediction
 from ftlab.prediction.remedies import calibration
 from ftlab.prediction.run_time import TRAIN, past_runs
@@ -204,7 +204,7 @@ def make_plan(
             if len(found) < len(order) or share.is_short(plan, found):
                 yield now()
         if share.is_short(plan, found):
-            changes = fitting(plan.chosen, plan.card, ask, share.MOST_FIXES)
+            changes = fitting(plan.chosen, plan.card, ask, share.MOST_FIXES, CARDS)
             sheet = share.updates(plan, share.planned_of(plan, found, changes))
             yield [*slots, *_with_fixes(plan, found, changes), *sheet]
         else:

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from ftlab.basics.cards import Card
 from ftlab.basics.units import DASH, format_bytes, format_count, format_seconds, format_share
 from ftlab.charts.gauge import gauge_html
-from ftlab.prediction.duration import ON_CARDS, cost, format_cost, seconds_of_steps
+from ftlab.prediction.duration import (
+    NO_TIME_OVER_CARDS,
+    ON_CARDS,
+    cost,
+    format_cost,
+    seconds_of_steps,
+)
 from ftlab.prediction.fit import Change, Claim, Fit, fit
 from ftlab.prediction.question import Prediction
 from ftlab.tabs.learn.parts import table
@@ -40,9 +46,11 @@ def verdict_html(plan: Plan, found: Prediction, note: str = "") -> str:
         reason = found.reason or "Its memory cannot be simulated."
         return heading(f"{label} on {model}: no prediction of memory", sub=reason) + _counts(found)
     result = fit(peak, card)
-    title = Markup("{} on {} needs {}; {} has {} for tensors.").format(
-        label, model, predicted(format_bytes(peak)), card.label, format_bytes(card.usable_bytes)
-    )
+    over = plan.step.shard
+    title = Markup("{} on {} needs {}{}; {} has {} for tensors.").format(
+        label, model, predicted(format_bytes(peak)), f" on each of {over} cards" * (over > 1),
+        card.label, format_bytes(card.usable_bytes),
+    )  # fmt: skip
     return (
         f'<div class="verdict"><div class="hd">'
         f"{chip(result.verdict, f'{_KINDS[result.verdict]} big')}<h2>{title}</h2>"
@@ -120,6 +128,8 @@ def _steps(plan: Plan, found: Prediction | None) -> str:
 
 def _time(plan: Plan, found: Prediction) -> str:
     """The sentence on the time of 1,000 steps, its range, and what they cost."""
+    if plan.step.shard > 1:
+        return f'<p class="meta">{escape(NO_TIME_OVER_CARDS)}</p>'
     seconds = seconds_of_steps(found.work, plan.card, plan.step.accumulation)
     if seconds is None:
         return ""

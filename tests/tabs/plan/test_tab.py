@@ -30,7 +30,7 @@ from tests.tabs.page_fakes import page_context
 FIELDS: dict[str, Any] = {
     "model": "meta-llama/Llama-3.1-8B", "config": "", "card": "rtx-4090", "method": "lora",
     "length": 1024, "batch": 4, "accumulation": 1, "completion_tokens": "", "weights": "bf16",
-    "optimizer": "adamw", "checkpointing": False,
+    "optimizer": "adamw", "checkpointing": False, "shard": 1,
 }  # fmt: skip
 
 
@@ -115,6 +115,19 @@ def test_changes_that_make_it_fit_are_offered(tmp_path: Path) -> None:
     assert offered[1]["method"] == "qlora"
 
 
+def test_more_cards_are_offered_and_a_plan_over_them_is_of_each_and_has_no_time(
+    tmp_path: Path,
+) -> None:
+    predictor = SizedPredictor(lambda q: 60 / q.step.shard)
+    *_, last = shown(tmp_path, predictor, method="full")
+    _, _, offered, button, *_ = last
+    assert button["value"].startswith("Over 4 cards: ≈ 16.00 GB, fits (the same result;")
+    assert offered[0]["shard"] == 4
+    *_, over = shown(tmp_path, predictor, method="full", shard=4)
+    assert "on each of 4 cards" in over[0]
+    assert "The time of a step over several cards is not predicted" in over[0]
+
+
 def test_a_plan_that_no_change_makes_fit_says_so(tmp_path: Path) -> None:
     *_, last = shown(tmp_path, SizedPredictor(lambda q: 400))
     assert "No change of the fields here makes it fit." in last[0]
@@ -192,7 +205,7 @@ def test_a_change_is_put_into_the_fields() -> None:
     plan = read_plan(values())
     assert changed_fields(plan.chosen) == {
         "method": "lora", "length": 1024, "batch": 4, "accumulation": 1, "checkpointing": False,
-        "completion_tokens": "",
+        "completion_tokens": "", "shard": 1,
     }  # fmt: skip
 
 
