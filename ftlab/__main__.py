@@ -29,6 +29,7 @@ from ftlab.commands import (
     resume,
     runs,
     script,
+    send,
     serving,
     sweep,
     tune,
@@ -36,7 +37,7 @@ from ftlab.commands import (
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, tune, race, prove, predict, runs, recommend, report, generate, grid, serving,
+    app, sweep, send, tune, race, prove, predict, runs, recommend, report, generate, grid, serving,
     adapter, merge, push, script, cancel, resume, methods, model, doctor, import_results, pack,
     open_sweep,
 )  # fmt: skip

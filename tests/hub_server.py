@@ -10,7 +10,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,6 +44,8 @@ class Hub:
     ranges: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     address: str = ""
+    more: Callable[[Any, str], bool] | None = None
+    """Answers other requests, given the handler and the path; whether it did."""
 
     def environment(self, home: Path) -> dict[str, str]:
         """What to start a process with that knows this Hub alone, and has a cache of its own."""
@@ -90,6 +92,12 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def do_HEAD(self) -> None:
             self._answer(with_body=False)
 
+        def do_POST(self) -> None:
+            self._answer(with_body=True)
+
+        def do_DELETE(self) -> None:
+            self._answer(with_body=True)
+
         def do_GET(self) -> None:
             self._answer(with_body=True)
 
@@ -103,22 +111,24 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 self.connection.close()
                 return
+            if hub.more is not None and hub.more(self, path):
+                return None
             for name, folder in hub.models.items():
                 if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
-                    return self._json({"id": name, "sha": COMMIT, "siblings": _names(folder)})
+                    return self.json({"id": name, "sha": COMMIT, "siblings": _names(folder)})
                 if path == f"/api/models/{name}/tree/{COMMIT}":
-                    return self._json(_tree(folder))
+                    return self.json(_tree(folder))
                 if path.startswith((f"/{name}/resolve/{COMMIT}/", f"/{name}/resolve/main/")):
-                    return self._file(folder / path.rpartition("/")[2], with_body)
-            self._json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
+                    return self.file(folder / path.rpartition("/")[2], with_body)
+            self.json({"error": "Repository not found"}, 404, {"X-Error-Code": "RepoNotFound"})
 
-        def _json(self, value: Any, status: int = 200, more: dict[str, str] | None = None) -> None:
+        def json(self, value: Any, status: int = 200, more: dict[str, str] | None = None) -> None:
             body = json.dumps(value).encode()
-            self._head(status, {"Content-Length": str(len(body)), **(more or {})})
+            self.head(status, {"Content-Length": str(len(body)), **(more or {})})
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def _file(self, file: Path, with_body: bool) -> None:
+        def file(self, file: Path, with_body: bool) -> None:
             data = file.read_bytes()
             part = self.headers.get("Range")
             first = int(part[6:].partition("-")[0]) if part else 0
@@ -131,7 +141,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             }
             if first:
                 headers["Content-Range"] = f"bytes {first}-{len(data) - 1}/{len(data)}"
-            self._head(206 if first else 200, headers)
+            self.head(206 if first else 200, headers)
             if with_body:
                 self._body(memoryview(data)[first:], slowly=file.suffix == ".safetensors")
 
@@ -162,7 +172,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return True
             return hub.is_gone
 
-        def _head(self, status: int, headers: dict[str, str]) -> None:
+        def head(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ftlab.commands.options import add_run
-from ftlab.share.bundle import TOKEN, check_repo, push, run_bundle, token_of
+from ftlab.jobs.launchers.hub_errors import TOKEN
+from ftlab.share.bundle import check_repo, push, run_bundle, token_of
 from ftlab.share.weights import any_run
 
 NAME = "push"

@@ -24,8 +24,8 @@ from ftlab.commands.tables import output_console, print_table, rates_line, rows_
 from ftlab.commands.waiting import fetched_model, say
 from ftlab.commands.watch import watch_or_cancel
 from ftlab.jobs.control import start_dispatcher
-from ftlab.jobs.inputs import check_inputs
-from ftlab.jobs.launch import checked, enqueue_sweep
+from ftlab.jobs.inputs import Inputs, check_inputs
+from ftlab.jobs.launch import ValidRequest, checked, enqueue_sweep
 from ftlab.jobs.peft_check import by_hand
 from ftlab.methods.limits import describe, match_parameters, read_budget
 from ftlab.methods.registry import CORE, METHODS
@@ -55,6 +55,15 @@ methods: {", ".join(METHODS)}"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_sweep(parser)
+    out = parser.add_argument_group("output")
+    out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
+    add_launcher(out)
+    add_runs_folder(out)
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that `request_from` reads, and --match-parameters."""
     what = parser.add_argument_group("what is compared")
     add_settings(what, SweepRequest, WHAT)
     what.add_argument(
@@ -89,10 +98,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("settings, the same for all")
     add_settings(how, TrainingSettings)
     add_settings(how, SweepRequest, without=WHAT)
-    out = parser.add_argument_group("output")
-    out.add_argument("--json", action="store_true", help="print nothing but a JSON list of rows")
-    add_launcher(out)
-    add_runs_folder(out)
 
 
 def request_from(options: argparse.Namespace) -> SweepRequest:
@@ -118,14 +123,32 @@ def parse_columns(text: str | None) -> dict[str, str]:
 
 def run(options: argparse.Namespace) -> int:
     use_launcher(options)
-    folder: Path = options.runs_dir.resolve()
     request = request_from(options)
+    if options.match_parameters.strip():
+        fetched_model(request.model)
+    valid, found = checked_with_inputs(request, options.match_parameters)
+    return run_sweep(valid, found, options.runs_dir.resolve(), options.json)
+
+
+def checked_with_inputs(request: SweepRequest, budget: str = "") -> tuple[ValidRequest, Inputs]:
+    """The request with every variant near the budget, and what was found of its model and data.
+
+    Fetches the bundled model if it is not here. Raises `FtlabError` for anything that is invalid,
+    and for a budget if the model is not here.
+    """
     if parse_model(request.model).kind == "bundled":
         ensure_bundled(lambda line: print(line, file=sys.stderr))
-    valid = checked(_matched(request, options.match_parameters))
+    valid = checked(_matched(request, budget))
     if by_hand(valid.variants):
         say("asking PEFT about each PeftConfig …")
-    found = check_inputs(valid, ModelReach())
+    return valid, check_inputs(valid, ModelReach())
+
+
+def run_sweep(valid: ValidRequest, found: Inputs, folder: Path, as_json: bool = False) -> int:
+    """Queues the sweep, watches it until it is over or cancelled, and prints its results.
+
+    Returns the exit status. Raises `FtlabError` if it cannot be queued.
+    """
     specs = enqueue_sweep(valid, folder)
     say(rates_line(specs))
     start_dispatcher(folder)
@@ -135,12 +158,12 @@ def run(options: argparse.Namespace) -> int:
         if words:
             say(words)
     sweep_id = specs[0].sweep_id
-    console = Console(stderr=True, quiet=options.json)
+    console = Console(stderr=True, quiet=as_json)
     with predicted_meanwhile(valid, specs, store, console):
         watch_or_cancel(store, sweep_id, console)
     runs = store.sweep(sweep_id)
     shown = [run for run in runs if not run.spec.is_base]
-    if options.json:
+    if as_json:
         print(rows_json(shown))
     else:
         print_table(shown, output_console())
@@ -154,7 +177,6 @@ def _matched(request: SweepRequest, budget_text: str) -> SweepRequest:
     """Returns the request with every variant near the budget; prints the choices to stderr."""
     if not budget_text.strip():
         return request
-    fetched_model(request.model)
     shape = shape_of_model(request.model)
     budget = read_budget(budget_text, shape)
     if shape is None or budget is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from threading import Event, Thread
 
 from rich.console import Console
 
+from ftlab.basics.cards import card_of
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.units import format_seconds
 from ftlab.commands.waiting import say
@@ -17,6 +18,7 @@ from ftlab.jobs.inputs import formatter_of
 from ftlab.jobs.sweep_costs import Costing, costing, keep_expected, times_of
 from ftlab.methods.variant import Variant
 from ftlab.prediction.client import NobodyWaits, Predictor
+from ftlab.prediction.duration import rates_of
 from ftlab.prediction.question import Prediction, Question
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import Run, RunStore
@@ -52,7 +54,22 @@ def said_beforehand(requests: Sequence[SweepRequest], store: RunStore) -> str:
 
     Each kind of run is predicted first, in some seconds, if it was not before.
     """
-    unknown = "How long this takes is known once a run has measured the speed of this machine."
+    seconds = seconds_beforehand(requests, store)
+    if seconds is None:
+        return "How long this takes is known once a run has measured the speed of this machine."
+    return sentence_from(time.time(), seconds)
+
+
+def seconds_beforehand(
+    requests: Sequence[SweepRequest],
+    store: RunStore,
+    by_sheet: bool = False,
+    has_left: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """As `said_beforehand`, in seconds; `None` if it is not known, or nobody waits for it.
+
+    `by_sheet`: a card without measured rates has those of its data sheet.
+    """
     total = 0.0
     with Predictor() as predictor:
         for request in requests:
@@ -66,16 +83,19 @@ def said_beforehand(requests: Sequence[SweepRequest], store: RunStore) -> str:
                 known = next((one for bare, one in kinds if bare == kind), None)
                 if known is None:
                     try:
-                        ((_, known),) = predictor.ask([question])
+                        ((_, known),) = predictor.ask([question], has_left=has_left)
                     except FtlabError:
-                        return unknown
+                        return None
                     kinds.append((kind, known))
                 found[place] = known
-            estimate = times_of(asked, store.runs()).sweep(found)
+            times = times_of(asked, store.runs())
+            if by_sheet and times.rates is None:
+                times = replace(times, rates=rates_of(card_of(asked.device)))
+            estimate = times.sweep(found)
             if estimate is None:
-                return unknown
+                return None
             total += estimate.seconds
-    return sentence_from(time.time(), total)
+    return total
 
 
 class _Sweep:

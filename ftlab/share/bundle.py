@@ -23,6 +23,7 @@ from typing import Any
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.processes import WorkerEnded, answer_once, module_command
 from ftlab.basics.units import format_bytes
+from ftlab.jobs.launchers.hub_errors import TOKEN
 from ftlab.models.files import read_model_json
 from ftlab.models.reference import is_owned_hub_id
 from ftlab.records.merge import MergeDirectory
@@ -181,9 +182,6 @@ def without_paths(path: Path, base: str) -> str:
         if _PATH_KEY.fullmatch(key) and isinstance(value, str) and Path(value).is_absolute():
             config[key] = base
     return json.dumps(config, indent=2, ensure_ascii=False) + "\n"
-
-
-TOKEN = "HF_TOKEN"
 
 
 def hub_api(token: str) -> Any:

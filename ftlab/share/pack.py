@@ -32,6 +32,7 @@ from ftlab.basics.files import open_plain
 from ftlab.basics.log import redact, secrets_of
 from ftlab.basics.words import plural
 from ftlab.methods.peft_rules import read_object
+from ftlab.playground.adapter_files import MAX_BYTES as ADAPTER_BYTES
 from ftlab.playground.adapter_files import check_config, unknown_key
 from ftlab.playground.panes import CONFIG_FILE, WEIGHTS_FILE
 from ftlab.records.recording import machine_path, public_events
@@ -180,6 +181,8 @@ def _why_no_adapter(run: Run) -> str:
     folder = run.directory.adapter
     if kind_of(folder) != "adapter":
         return f"{run.run_id} ({run.spec.label}) has weights of the model itself, not an adapter."
+    if (folder / WEIGHTS_FILE).stat().st_size > ADAPTER_BYTES[WEIGHTS_FILE]:
+        return f"The adapter of {run.run_id} is larger than what another ftlab reads."
     try:
         config = without_paths(folder / CONFIG_FILE, public_model(run.spec.model)).encode()
         check_config(config)

@@ -20,7 +20,7 @@ from ftlab.jobs.launchers.launcher import ON_VARIABLE, kind_of_launcher, label_o
 from ftlab.jobs.node import Node
 
 _CHECK_SECONDS = 90.0
-_DEVICES = TypeAdapter(tuple[Device, ...])
+DEVICES = TypeAdapter(tuple[Device, ...])
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,6 @@ def use(on: str, folder: Path) -> Reached:
     """Has the runs that are queued from now on executed there. Raises `FtlabError` as `reach`."""
     reached = reach(on, folder)
     os.environ[ON_VARIABLE] = on.rstrip("/")
-    os.environ[DEVICES_VARIABLE] = _DEVICES.dump_json(reached.devices).decode()
+    os.environ[DEVICES_VARIABLE] = DEVICES.dump_json(reached.devices).decode()
     list_devices.cache_clear()
     return reached

@@ -26,6 +26,7 @@ from ftlab.basics.words import some_names
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.jobs.launch import enqueue_again
+from ftlab.jobs.launchers.hub_errors import TOKEN
 from ftlab.records.merge import MergeDirectory, record_words
 from ftlab.records.published import remove_published
 from ftlab.records.removal import removable, remove_runs
@@ -33,7 +34,7 @@ from ftlab.records.result import OPEN
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import Annotations, parse_tags, write_annotations
 from ftlab.records.store import Run, RunStore, sweep_data
-from ftlab.share.bundle import TOKEN, bundle_name, run_bundle, write_zip, zip_script
+from ftlab.share.bundle import bundle_name, run_bundle, write_zip, zip_script
 from ftlab.share.merge_control import start_merge, why_not_mergeable
 from ftlab.share.pack import file_name, pack_sweep, why_not_packable
 from ftlab.share.unpack import remove_opened
