@@ -227,11 +227,13 @@ def _execute(
         at_limit = spec.memory_limit is not None and memory.is_met(
             spec.memory_limit, error, spec.device
         )
-        if is_cut_off(error) and not at_limit:
-            return CUT_OFF
-        status, reason = explain(error, phase, at_limit)
-        os.write(said, json.dumps({"status": status, "reason": reason}).encode())
-        return 1
+        code = CUT_OFF
+        if at_limit or not is_cut_off(error):
+            status, reason = explain(error, phase, at_limit)
+            os.write(said, json.dumps({"status": status, "reason": reason}).encode())
+            code = 1
+        sys.stderr.flush()
+        os._exit(code)  # at once: at its end NCCL may wait for the other ranks
     leave()
     return 0
 

@@ -102,6 +102,9 @@ _PART = """\
 SAME_LOSSES = """\
 There the losses come out the same; other
 versions, devices and thread counts round otherwise, and in 16 bits that grows with the steps."""
+DIVIDED = """\
+It was divided over {count} processes (FSDP),
+of which each computed some rows of every batch; this script does them all in one. """
 LIKE_LOSSES = """\
 There the losses come out alike: a
 GPU may add in another order each time, so the last digits differ, and in 16 bits that grows with
@@ -317,7 +320,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "base_note": _base_note(spec),
         "versions": _words(_versions(run)),
         "machine": _words(_machine(run)),
-        "sameness": SAME_LOSSES if spec.device == "cpu" else LIKE_LOSSES,
+        "sameness": _sameness(spec),
         "find_base": find_base,
         "os_import": "import os\n" if "os." in find_base + kernels.call else "",
         "imports": _imports(spec, own.script_import if own else "", kernels.imports),
@@ -355,6 +358,13 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         "optimizer": literal(OPTIMIZER_NAMES[settings.optimizer]),
         "checkpointing": CHECKPOINTING if settings.gradient_checkpointing else "",
     }
+
+
+def _sameness(spec: RunSpec) -> str:
+    shard = spec.settings.shard
+    divided = DIVIDED.format(count=shard) if shard > 1 else ""
+    exact = spec.device == "cpu" and shard == 1
+    return divided + (SAME_LOSSES if exact else LIKE_LOSSES)
 
 
 def _peft_config(spec: RunSpec, source: ResolvedModel) -> dict[str, Any]:

@@ -139,7 +139,7 @@ class ShrinkingBatches:
     unless it may not shrink."""
 
     def __init__(
-        self, device: torch.device, size: int = EVALUATION_BATCH, may_shrink: bool = True
+        self, device: torch.device, size: int = EVALUATION_BATCH, *, may_shrink: bool = True
     ) -> None:
         self.size = size
         self._device = device

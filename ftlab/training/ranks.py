@@ -7,6 +7,7 @@ is a run of one rank, for which nothing here does anything.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -97,6 +98,8 @@ def join(index: int, count: int, file: Path, device: torch.device) -> Ranks:
     """
     store = torch.distributed.FileStore(str(file), count)
     on_cuda = device.type == "cuda"
+    if device.type == "cpu":
+        _return_freed_blocks()
     torch.distributed.init_process_group(
         "nccl" if on_cuda else "gloo",
         store=store,
@@ -107,6 +110,23 @@ def join(index: int, count: int, file: Path, device: torch.device) -> Ranks:
     )
     on_host = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT) if on_cuda else None
     return Ranks(index, count, on_host)
+
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD in glibc's malloc.h
+_RETURNED_BYTES = 1 << 20
+
+
+def _return_freed_blocks() -> None:
+    """Makes glibc return memory of a megabyte and more as soon as it is freed.
+
+    Weights are gathered and freed for each pass of a block, between gradients that stay. In a heap
+    that kept what is freed they left holes: full fine-tuning of 57 M weights over two ranks had a
+    net peak of 879 MB, with this 653.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, _RETURNED_BYTES)
+    except (OSError, AttributeError):  # another C library
+        return
 
 
 def leave() -> None:

@@ -637,7 +637,9 @@ def _disturbance(
     rates, step = KeptRates(), same_step(spec, record.environment)
     seconds = steps.seconds[len(steps.seconds) - len(steps.work) :]  # without steps before a resume
     slowdowns = slowdowns_of(seconds, steps.work, steps.waited, rates.rate(step))
-    found = Disturbance(*load.read(), slowdowns, card.sentence)
+    own, others = load.read()
+    other_ranks = sum(record.ranks.gathered(own)) - own  # they are no other work
+    found = Disturbance(own + other_ranks, max(0.0, others - other_ranks), slowdowns, card.sentence)
     if record.ranks.is_first and found.is_quiet and len(seconds) > FEWEST_STEPS:
         rates.keep(step, sum(seconds[1:]) / sum(steps.work[1:]))
     return found

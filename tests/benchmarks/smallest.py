@@ -103,12 +103,6 @@ SMALLEST = (
         ),
     ),
     SmallRun(
-        "tests.training.one_rank",
-        "0 1 {folder}/file {tiny} lora",
-        (r'^\{"gradients": \[\], "lora": \{"losses": ',),
-        without_rate="nothing is timed",
-    ),
-    SmallRun(
         "tests.benchmarks.many_runs",
         "--runs 60",
         (

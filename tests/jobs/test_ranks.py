@@ -208,3 +208,12 @@ def test_a_worker_that_never_notices_a_dead_rank_is_ended(
     watching.join(30)
     assert "ended early (exit status 7)" in ended[0].reason
     assert all(process.poll() is not None for process in others.processes)
+
+
+def test_a_run_of_one_process_imports_nothing_of_this() -> None:
+    line = (
+        "import sys; from ftlab.jobs import run_worker; run_worker.import_libraries();"
+        "print('ftlab.training.sharding' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "False"

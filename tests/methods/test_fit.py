@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,12 @@ def test_what_cannot_be_divided_over_gpus_says_why_and_what_to_do() -> None:
     )
     for method in ("full", "lora", "dora", "prompt_tuning"):
         assert incompatible(Variant(method), None, sharded) is None
+
+
+def test_the_document_names_what_cannot_be_divided_over_gpus() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    [refused] = [part for part in text.split("\n\n") if part.startswith("Refused before")]
+    for method in METHODS.values():
+        if method.base_precision is None:
+            named = re.search(rf"(?<![\w-]){re.escape(method.label)}(?![\w-])", refused)
+            assert bool(named) == bool(method.not_sharded), method.id

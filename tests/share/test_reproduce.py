@@ -44,7 +44,7 @@ REQUESTS = {
             schedule="linear", warmup_steps=0, weight_decay=0.01, max_grad_norm=0.5,
             optimizer="adamw_8bit", gradient_checkpointing=True, eval_examples=11,
             eval_split="tuning", eval_answers=False, eval_every=5, measure_answering=True,
-            checkpoint_every=4,
+            checkpoint_every=4, shard=2,
         ),
         dtype_policy="fp32",
     ),

@@ -1,7 +1,4 @@
-"""One rank of a test, or all of it: trains several methods and prints what the ranks share.
-
-Run as: python -m tests.training.one_rank RANK COUNT FILE MODEL VARIANT...
-"""
+"""One rank of a test, started by `trained`: trains several methods and prints what ranks share."""
 
 from __future__ import annotations
 

@@ -159,6 +159,8 @@ def advanced_summary(request: SweepRequest) -> str:
     ]
     if settings.accumulation != 1:
         parts.append(f"accumulation {settings.accumulation}")
+    if settings.shard != 1:
+        parts.append(f"each run over {settings.shard} GPUs")
     if settings.gradient_checkpointing:
         parts.append("checkpointing")
     if settings.measure_answering:

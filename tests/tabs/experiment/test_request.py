@@ -273,7 +273,8 @@ REQUESTS = [
         Variant("lora"), Variant("lora", {"r": 4, "alpha": 8}), Variant("lora", {}, 3.3e-5)
     ),
     *(
-        replace(PLAIN, settings=TrainingSettings(**{name: another(described)}))
+        # With rows enough to divide a batch over as many GPUs.
+        replace(PLAIN, settings=TrainingSettings(**{"batch_size": 32, name: another(described)}))
         for name, described in ON_THE_FORM.items()
     ),
     replace(PLAIN, dtype_policy="fp32"),
