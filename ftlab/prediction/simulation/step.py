@@ -337,10 +337,11 @@ class Sizes:
 class Simulated:
     """`live` is the peak of tensors; `allocated` and `reserved` are torch's counters on CUDA.
 
-    `scoring` is the scoring of answers; `None` if it was not requested.
+    `scoring` is the scoring of answers; `None` if it was not requested. `sizes` are `None` for a
+    model that was divided: `count` them of the whole one.
     """
 
-    sizes: Sizes
+    sizes: Sizes | None
     live: Peak
     allocated: int
     reserved: int
@@ -391,7 +392,7 @@ def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
         hold_fake(model, step, log, mesh)
         with log:
             first, work = run_steps(model, variant, step, log)
-        sizes = _sizes(model, variant)
+        sizes = None if mesh is not None else _sizes(model, variant)
         live = log.peak(rounding=on_cuda)
         scoring = None
         if step.scoring is not None:
@@ -618,8 +619,9 @@ def _predict(question: Question, known: Prediction) -> Prediction:
         known = _with_sizes(known, count(build(config, variant, step), variant, step))
         return _in_closed_form(question, replace(known, reason=_not_simulated(error)))
     scoring = simulated.scoring
+    sizes = simulated.sizes or count(build(config, variant, step), variant, step)
     return replace(
-        _with_sizes(known, simulated.sizes),
+        _with_sizes(known, sizes),
         peak_allocated_bytes=simulated.allocated,
         peak_reserved_bytes=simulated.reserved,
         anatomy={str(part): size for part, size in simulated.live.anatomy.items()},

@@ -91,16 +91,23 @@ def test_predicted_bytes_are_those_that_fsdp_takes_on_real_tensors(
     assert log.peak(rounding=False).bytes == pytest.approx(found[0] + held, rel=0.01)
 
 
-def test_each_of_more_cards_takes_less_and_the_sizes_stay_those_of_the_whole() -> None:
+@pytest.mark.parametrize("method", ["full", "last_layers:layers=1", "dora", "prompt_tuning"])
+def test_parameters_and_file_are_those_of_the_whole_model(method: str) -> None:
+    one, two = (predicted(method, shard=count) for count in (1, 2))
+    assert one.adapter_bytes is not None
+    assert two.how == "simulated", two.reason
+    assert (two.trainable_params, two.total_params, two.adapter_bytes) == (
+        one.trainable_params, one.total_params, one.adapter_bytes,
+    )  # fmt: skip
+
+
+def test_each_of_more_cards_takes_less() -> None:
     one, two, four = (predicted("lora", shard=count) for count in (1, 2, 4))
     for part in ("weights", "optimizer"):
         # Blocks of torch's allocator are multiples of 512 bytes: the counters of steps stay whole.
         assert two.anatomy[part] == pytest.approx(one.anatomy[part] / 2, rel=0.03)
         assert four.anatomy[part] == pytest.approx(one.anatomy[part] / 4, rel=0.08)
     assert not any(one.anatomy[part] for part in OF_SHARDS)
-    assert (four.trainable_params, four.total_params, four.adapter_bytes) == (
-        one.trainable_params, one.total_params, one.adapter_bytes,
-    )  # fmt: skip
     assert sum(four.anatomy.values()) < sum(two.anatomy.values()) < sum(one.anatomy.values())
 
 
