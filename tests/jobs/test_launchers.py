@@ -168,7 +168,7 @@ def test_a_node_takes_a_run_on_each_of_its_gpus_and_one_without_takes_one(tmp_pa
 def test_runs_of_one_folder_stay_on_the_card_that_the_app_was_started_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = connect._DEVICES.dump_json((L40S, PROCESSOR)).decode()
+    told = connect.DEVICES.dump_json((L40S, PROCESSOR)).decode()
     monkeypatch.setenv(DEVICES_VARIABLE, told)
     found = {"new": seen(A100), "old": seen(L40S)}
     places = Nodes(tmp_path, {name: {"GPU": 1.0} for name in found}, found).watch().places()
@@ -394,7 +394,7 @@ def test_a_result_that_is_seen_late_is_waited_for(
 def test_runs_elsewhere_ask_for_any_device_again_whatever_node_they_were_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(DEVICES_VARIABLE, connect._DEVICES.dump_json((L40S, PROCESSOR)).decode())
+    monkeypatch.setenv(DEVICES_VARIABLE, connect.DEVICES.dump_json((L40S, PROCESSOR)).decode())
     list_devices.cache_clear()
     specs = enqueue_sweep(checked(replace(REQUEST, device="auto")), tmp_path)
     assert {one.devices for one in specs} == {("cuda:0",)}

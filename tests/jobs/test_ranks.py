@@ -210,10 +210,14 @@ def test_a_worker_that_never_notices_a_dead_rank_is_ended(
     assert all(process.poll() is not None for process in others.processes)
 
 
-def test_a_run_of_one_process_imports_nothing_of_this() -> None:
+def test_a_run_of_one_process_loads_no_library_for_this() -> None:
+    """What it imports of FSDP, transformers' Trainer has imported already."""
     line = (
-        "import sys; from ftlab.jobs import run_worker; run_worker.import_libraries();"
-        "print('ftlab.training.sharding' in sys.modules)"
+        "import sys, ftlab.training.run, peft; from transformers import Trainer; "
+        "known = set(sys.modules); import ftlab.training.sharding, ftlab.training.ranks, "
+        "ftlab.prediction.simulation.shards; print(*(set(sys.modules) - known))"
     )
     done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-1] == "False"
+    new = done.stdout.splitlines()[-1].split()
+    assert "ftlab.prediction.simulation.shards" in new
+    assert [name for name in new if not name.startswith("ftlab.")] == []
