@@ -159,8 +159,9 @@ class JobsHub:
         folder = self.folder / job
         commands = folder / "bin"
         commands.mkdir(parents=True)
-        (commands / "uv").write_text("#!/bin/sh\n")
-        (commands / "uv").chmod(0o755)
+        for installer in ("pip", "uv"):
+            (commands / installer).write_text("#!/bin/sh\n")
+            (commands / installer).chmod(0o755)
         bin_folder = Path(sys.executable).parent
         environment = {
             "PATH": f"{commands}:{bin_folder}:{os.environ['PATH']}",

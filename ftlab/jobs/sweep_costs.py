@@ -143,10 +143,14 @@ class Costing:
 
     @property
     def card(self) -> Card:
-        """The device with its free memory, and what a run's process takes besides tensors."""
+        """The device with its free memory, and what a run's process takes besides tensors.
+
+        The processes of a run over several share a CPU's memory; each has its part of it.
+        """
         free = free_bytes(self.device)
         context = CONTEXT_BYTES if self.device.is_gpu else CPU_CONTEXT_BYTES
         size = self.device.memory_bytes if free is None else free
+        size = size if self.device.is_gpu else size // self.request.settings.shard
         return Card(self.device.id, self.device.label, size, context_bytes=context)
 
 

@@ -108,11 +108,14 @@ class Calibration:
 
 
 def calibration(runs: Iterable[Run], device: Device) -> Calibration:
-    """Collects the runs measured on this machine, on the device or an equal one."""
+    """Collects the runs measured on this machine, on the device or an equal one.
+
+    Not those over several devices: gathered weights that malloc keeps are part of their peaks.
+    """
     seen = [
         Seen(run.spec.variant.method, run.spec.label, predicted, measured)
         for run in runs
-        if run.origin == "measured" and is_on(run, device)
+        if run.origin == "measured" and is_on(run, device) and run.spec.settings.shard == 1
         if run.spec.variant is not None and run.status == "done" and run.result is not None
         if (measured := run.result.measures.net_peak_memory_bytes) is not None
         if (predicted := run.result.measures.predicted_net_peak_bytes)

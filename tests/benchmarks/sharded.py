@@ -6,7 +6,8 @@ Run as: python -m tests.benchmarks.sharded [--ranks N ...] [--steps N] [--varian
 Makes a random Llama of 57 M weights (227 MB in fp32), trains it by each method in one process and
 divided over gloo ranks on this CPU, each as a real run, and prints both. Freed memory goes back to
 the system at once here, as a process would else hold more than its tensors take. Ends with status 1
-if a loss differs by more than 1e-5, or a peak falls by 10 % more or less than predicted.
+if a loss differs by more than 1e-5, or a peak falls to a share of one process's that is 10 % off
+the predicted one.
 """
 
 from __future__ import annotations
@@ -62,13 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def print_fall(one: RunDirectory, run: RunDirectory) -> float:
-    """Prints how far the peak fell, and returns by what share more than predicted."""
+    """Prints to what share of one process's the peak fell, and returns how far off that was."""
     (whole, predicted_whole), (part, predicted_part) = map(peaks_of, (one, run))
-    fell, expected = whole - part, predicted_whole - predicted_part
-    off = fell / expected - 1
+    share, expected = part / whole, predicted_part / predicted_whole
+    off = share / expected - 1
     print(
-        f"  the peak fell by {fell / _MB:.0f} MB, predicted {expected / _MB:.0f} MB ({off:+.1%}); "
-        f"to {part / whole:.3f} of one process's, predicted {predicted_part / predicted_whole:.3f}",
+        f"  the peak fell by {(whole - part) / _MB:.0f} MB, predicted "
+        f"{(predicted_whole - predicted_part) / _MB:.0f} MB; to {share:.3f} of one process's, "
+        f"predicted {expected:.3f} ({off:+.1%})",
         flush=True,
     )
     return off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from ftlab.commands.tables import output_console, print_table
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launchers.local import LocalLauncher
 from ftlab.jobs.lost_worker import oom_kills
-from ftlab.prediction.remedies import remedies
+from ftlab.prediction.remedies import counts_of, remedies
 from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import dump_spec, load_spec
@@ -211,3 +212,19 @@ def test_a_base_run_is_offered_nothing_that_it_cannot_change(enqueue: Enqueue) -
     assert "batch" not in remedies(base, "evaluate")
     assert "a smaller model" in remedies(base, "load")
     assert "batch 1, accumulated 2 times" in remedies(lora, "train")
+    assert "over 2 cards" not in remedies(lora, "train")
+
+
+@pytest.mark.parametrize(
+    ("devices", "counts"),
+    [(1, ()), (2, (2,)), (3, (2, 3)), (8, (2, 4, 8))],
+)
+def test_a_run_may_be_divided_over_the_like_cards_of_its_machine(
+    enqueue: Enqueue, devices: int, counts: tuple[int, ...]
+) -> None:
+    *_, run = enqueue()
+    cards = tuple(f"cuda:{number}" for number in range(devices))
+    spec = replace(run.spec(), device="cuda:0", devices=cards)
+    assert counts_of(spec) == counts
+    assert ("over 2 cards" in remedies(spec, "train")) == (devices > 1)
+    assert counts_of(replace(spec, devices=("cuda:0.1", "cuda:0.2"))) == ()

@@ -25,6 +25,7 @@ from ftlab.prediction.question import (
 )
 from ftlab.prediction.remedies import ON_CPU, ON_CUDA, Band, Calibration, Seen, calibration
 from ftlab.records.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from tests.fakes import make_run
 
 CONFIG = {"model_type": "llama"}
@@ -196,6 +197,7 @@ def test_only_finished_runs_of_the_device_with_both_numbers_count(
     elsewhere = {"device": "cuda:1", "environment": {"device": "NVIDIA H100"}}
     make_run(tmp_path, "lora", measures=BOTH, **where)
     make_run(tmp_path, "lora", measures=BOTH, **elsewhere)
+    make_run(tmp_path, "lora", measures=BOTH, settings=TrainingSettings(shard=2), **where)
     make_run(tmp_path, "base", **where)
     make_run(tmp_path, "full", "out_of_memory", measures=BOTH, **where)
     make_run(tmp_path, "qlora", measures=BOTH | {"predicted_net_peak_bytes": None}, **where)

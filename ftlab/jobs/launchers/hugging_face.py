@@ -19,7 +19,7 @@ from ftlab.basics.log import redact
 from ftlab.jobs.launchers.hub_errors import TOKEN, hub_errors
 from ftlab.jobs.launchers.launcher import Ended
 
-IMAGE = "ghcr.io/astral-sh/uv:python3.11-bookworm"
+IMAGE = "python:3.11-bookworm"
 SWEEP, RESULTS = "sweep.tar.gz", "results.zip"
 """The files of the repository: what the job gets, and what it leaves."""
 
@@ -32,6 +32,7 @@ RESERVE_SECONDS = 300
 _NAME = re.compile(r"ftlab-sweep-[0-9a-f]{12}")
 _SCRIPT = """set -e
 ends=$(( $(date +%s) + {seconds} ))
+pip install --quiet uv
 uv pip install --system --quiet huggingface_hub=={hub}
 cd "$(mktemp -d)"
 hf download {repo} {sweep} --repo-type dataset --local-dir . > /dev/null
@@ -131,7 +132,6 @@ class HuggingFaceJobs:
         return folder / RESULTS
 
     def remove(self, job: str) -> None:
-        """Removes the job's repository."""
         with hub_errors(f"remove {self.repo(job)}", self._token):
             self._api.delete_repo(self.repo(job), repo_type="dataset", missing_ok=True)
 
