@@ -23,8 +23,7 @@ IMAGE = "python:3.11-bookworm"
 SWEEP, RESULTS = "sweep.tar.gz", "results.zip"
 """The files of the repository: what the job gets, and what it leaves."""
 
-START = "start.sh"
-"""In `SWEEP`: what is executed, given the repository and the Unix time when the sweep must end."""
+START = "start.sh"  # in `SWEEP`; gets the repository, and the Unix time when the sweep must end
 
 RESERVE_SECONDS = 300
 """Before its time is over, a job ends its sweep and sends what is done."""
