@@ -11,6 +11,7 @@ import pytest
 
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.launchers.launcher import ON_VARIABLE, read_job
+from ftlab.jobs.ready import IDLE_VARIABLE
 from ftlab.methods.variant import Variant
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import SweepRequest
@@ -78,6 +79,7 @@ def test_24_runs_survive_a_killed_node_and_a_new_head_and_equal_the_local_ones(
     assert any(number > 1 for number in started.values()), "something was lost, and went on"
 
     monkeypatch.delenv(ON_VARIABLE)
+    monkeypatch.setenv(IDLE_VARIABLE, "30")  # forked workers, which are faster
     local = tmp_path / "local"
     queue(request_of_24, local)
     start_dispatcher(local)
