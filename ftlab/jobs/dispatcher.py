@@ -279,7 +279,7 @@ class Dispatcher:
             if found and time.monotonic() - began < RENEW_SECONDS:  # the lease is renewed between
                 busy |= set(found)
                 self._start_run(run, found)
-            elif len(run.spec.held) > 1:  # no later run takes what it waits for
+            elif run.spec.settings.shard > 1:  # no later run takes what it waits for
                 busy |= set(places.wanted(run.spec))
         return bool(open_runs or self._children)  # the next step records new deaths
 

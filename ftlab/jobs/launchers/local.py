@@ -114,7 +114,7 @@ class LocalPlaces:
         """
         if not spec.devices:
             return () if spec.device in busy else (spec.device,)
-        count = len(spec.held)
+        count = spec.settings.shard
         may_use = [one for one in spec.devices if one in self._there]
         if len(may_use) < count:
             may_use = list(spec.held) if count > 1 else [spec.device]  # its worker says what lacks
