@@ -224,9 +224,7 @@ def _execute(
         memory.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        at_limit = spec.memory_limit is not None and memory.is_met(
-            spec.memory_limit, error, spec.device
-        )
+        at_limit = memory.is_met(spec.memory_limit, error, spec.device)
         code = CUT_OFF
         if at_limit or not is_cut_off(error):
             status, reason = explain(error, phase, at_limit)

@@ -238,9 +238,7 @@ def _run(
         memory.let_go()
         traceback.print_exc()
         phase = record.meter.current if record.meter else ""
-        at_limit = spec.memory_limit is not None and memory.is_met(
-            spec.memory_limit, error, spec.device
-        )
+        at_limit = memory.is_met(spec.memory_limit, error, spec.device)
         status, reason = explain(error, phase, at_limit)
         if others is not None:
             failure = others.failure(SECONDS_TO_SAY) if is_cut_off(error) else None

@@ -218,7 +218,8 @@ def _facts(plan: Planned) -> tuple[str, str]:
     ]
     how = [
         f"predicted from the config alone by ftlab {__version__}: no weights loaded, nothing run",
-        f"published runs: nearly all within {_accuracy()} of the predicted peak",
+        f"published runs: nearly all within {_accuracy()} of the predicted peak"
+        + (", all of them on one card" if plan.step.shard > 1 else ""),
     ]
     return " · ".join(where), " · ".join(how)
 
@@ -253,7 +254,7 @@ def plan_report(plan: Planned, measured: str = "") -> str:
         _made_of_section(plan),
         _changes_section(plan),
         _step_section(plan),
-        _how_section(measured),
+        _how_section(measured, plan.step.shard > 1),
         _again_section(plan),
     ]
     return standalone(
@@ -358,14 +359,15 @@ def _step_section(plan: Planned) -> Markup:
     ).format(body)  # fmt: skip
 
 
-def _how_section(measured: str) -> Markup:
+def _how_section(measured: str, over_several: bool) -> Markup:
     return Markup("<h2>How it was predicted</h2><p>{}</p><p>{}</p>{}").format(
         "Parameters and files are counted from the shapes of the model and the method. For the "
         "memory needed, one training step is run on tensors that have shapes and no data, and each "
         "allocation is replayed through a model of torch's CUDA allocator. The peak is what torch "
         "reserves from the driver. Time and quality are not predicted.",
         f"How far off: nearly all published runs that were compared are within {_accuracy()} of "
-        "the predicted peak. docs/prediction.md of ftlab lists each, with those that are not.",
+        "the predicted peak. docs/prediction.md of ftlab lists each, with those that are not."
+        + (" All of them ran on one card: none over several is known." if over_several else ""),
         small_print(f"Runs on the machine of this report: {measured}." if measured else ""),
     )
 

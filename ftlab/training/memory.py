@@ -73,14 +73,14 @@ def hold_to(limit: int, device: torch.device) -> str:
     return ""
 
 
-def is_met(limit: int, error: BaseException, device_id: str) -> bool:
-    """Whether the process reached the limit, so that it is the likely cause of an unclear error.
+def is_met(limit: int | None, error: BaseException, device_id: str) -> bool:
+    """Whether the process reached the limit, if it has one, so that it is the likely cause of an unclear error.
 
     Not every library reports the reason: oneDNN "could not create a primitive". A thread without
     memory for its stack is recognised by its message. Always False on a GPU: there torch's
     allocator reports the limit itself, and the process size does not include GPU memory.
     """
-    if device_id != CPU:
+    if limit is None or device_id != CPU:
         return False
     if "can't start new thread" in str(error):
         return True

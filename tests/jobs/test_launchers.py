@@ -199,6 +199,18 @@ def test_a_node_that_is_unfit_is_named_once_and_the_others_go_on(
     assert [places.for_run(on_cpu, busy) for busy in ((), ("a/0",))] == [("a/0",), ()]
 
 
+def test_a_run_over_more_gpus_than_any_node_has_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftlab.jobs.launchers.cluster._LOOK_SECONDS", 0.0)
+    watch = Nodes(tmp_path, {"a": {"GPU": 2.0}}, {"a": seen(L40S)}).watch()
+    on_gpu = spec(tmp_path / "runs", "cuda:0")
+    over_four = replace(on_gpu, settings=replace(on_gpu.settings, shard=4))
+    assert watch.places().for_run(over_four, ()) == ()
+    watch.places()
+    assert f"No node has the 4 GPUs that {on_gpu.run_id} is divided over" in trouble_of(tmp_path)
+
+
 @pytest.mark.fault("head of the Ray cluster away")
 def test_a_cluster_that_is_away_is_said_so_until_it_is_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -91,11 +91,16 @@ class NodeWatch:
         self._checks: dict[str, _Check] = {}
         self._looked = float("-inf")
         self._trouble: str | None = None
+        self._lack = ""
+
+    def _lacks(self, sentence: str) -> None:
+        """Notes why a run can start nowhere; it is told with the next look."""
+        self._lack = sentence
 
     def places(self) -> NodePlaces:
         if time.monotonic() - self._looked >= _LOOK_SECONDS:
             self.look()
-        return NodePlaces(self.fit(), told_devices())
+        return NodePlaces(self.fit(), told_devices(), self._lacks)
 
     def found(self, node: str) -> Node | None:
         """What the node's check found; `None` if it is not over, or found the node unfit."""
@@ -134,7 +139,8 @@ class NodeWatch:
             trouble = "" if self._nodes else "The cluster has no such node."
         except (FtlabError, NotNow) as error:
             problems, trouble = [], str(error)
-        self._tell(" ".join(filter(None, [trouble, *dict.fromkeys(problems)])))
+        self._tell(" ".join(filter(None, [trouble, *dict.fromkeys(problems), self._lack])))
+        self._lack = ""
 
     def _begin(self, node: str) -> None:
         try:
@@ -191,9 +197,12 @@ class NodePlaces:
     """The places on nodes that are fit; a place's name is its node's and a number."""
 
     def __init__(
-        self, nodes: Sequence[tuple[RayNode, Node]], told: Sequence[Device] | None
+        self,
+        nodes: Sequence[tuple[RayNode, Node]],
+        told: Sequence[Device] | None,
+        lacks: Callable[[str], None],
     ) -> None:
-        self._nodes = nodes
+        self._nodes, self._lacks = nodes, lacks
         self._card = next((device for device in told or () if device.is_cuda), None)
 
     def may_do(self, directory: RunDirectory, spec: RunSpec) -> bool:
@@ -201,11 +210,15 @@ class NodePlaces:
 
     def for_run(self, spec: RunSpec, busy: Collection[str]) -> tuple[str, ...]:
         """A run over several GPUs gets those of one node."""
+        count = 1 if spec.device == CPU else spec.settings.shard
         for node, found in self._nodes:
             free = [place for place in node.places if place not in busy]
-            count = 1 if spec.device == CPU else spec.settings.shard
             if self._can(found, spec) and len(free) >= count:
                 return tuple(free[:count])
+        if count > max((len(node.places) for node, _ in self._nodes), default=count):
+            self._lacks(
+                f"No node has the {count} GPUs that {spec.run_id} is divided over; it waits."
+            )
         return ()
 
     def wanted(self, spec: RunSpec) -> Collection[str]:
