@@ -74,7 +74,8 @@ def hold_to(limit: int, device: torch.device) -> str:
 
 
 def is_met(limit: int | None, error: BaseException, device_id: str) -> bool:
-    """Whether the process reached the limit, if it has one, so that it is the likely cause of an unclear error.
+    """Whether the process reached its limit, if it has one: then that is the likely cause of an
+    unclear error.
 
     Not every library reports the reason: oneDNN "could not create a primitive". A thread without
     memory for its stack is recognised by its message. Always False on a GPU: there torch's
