@@ -21,7 +21,7 @@ from ftlab.records.index import FEWEST_NEW, FEWEST_RUNS, IndexedRun, add_to_inde
 from ftlab.records.metrics import METRICS
 from ftlab.records.opened import opened_directories
 from ftlab.records.published import PublishedRun, read_published
-from ftlab.records.result import MEMORY_PARTS, OPEN, dump_result, load_result
+from ftlab.records.result import MEMORY_PARTS, OF_SHARDS, OPEN, dump_result, load_result
 from ftlab.records.resume import newest_checkpoint
 from ftlab.records.run import (
     NO_FILE,
@@ -110,8 +110,6 @@ class Run(StoredRun):
         measures = vars(result.measures) if result else {}  # flat, so no deep copy is needed
         environment = result.environment if result else {}
         phases = result.phases if result else {}
-        anatomy = result.anatomy if result else {}
-        predicted = result.predicted_anatomy if result else {}
         values = measures | {
             "run_id": spec.run_id,
             "sweep_id": spec.sweep_id,
@@ -140,13 +138,12 @@ class Run(StoredRun):
             "reason": self.reason,
             "conditions": self.conditions,
         }
-        if result is not None:
-            values |= {key: metric.value(result) for key, metric in METRICS.items()}
         for phase in ("load", "evaluate", "save"):
             values[f"{phase}_peak_bytes"] = phases[phase].peak_bytes if phase in phases else None
-        for part in MEMORY_PARTS:
-            for name, parts in (("anatomy", anatomy), ("predicted", predicted)):
-                values[f"{name}_{part}_bytes"] = parts.get(part, 0) if parts else None
+        if result is not None:
+            values |= {key: metric.value(result) for key, metric in METRICS.items()}
+            values |= _parts("anatomy", result.anatomy)
+            values |= _parts("predicted", result.predicted_anatomy)
         return {key: values.get(key) for key in ROW_KEYS}
 
 
@@ -414,6 +411,16 @@ def _named_values(spec: RunSpec) -> str:
     """As in "r 16, alpha 32"; empty for a base run and a method without hyperparameters."""
     values = spec.variant.values() if spec.variant else {}
     return shorten(", ".join(f"{name} {value}" for name, value in values.items()), 200)
+
+
+def _parts(name: str, parts: Mapping[str, int]) -> dict[str, int | None]:
+    """Columns of a memory breakdown, None each if it has no bytes at all.
+
+    A run on one GPU does not name the parts that only a divided run has: they are 0.
+    """
+    known = dict.fromkeys(OF_SHARDS, 0) | dict(parts)
+    some = any(known.get(part) for part in MEMORY_PARTS)
+    return {f"{name}_{part}_bytes": known.get(part) if some else None for part in MEMORY_PARTS}
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,28 @@ def test_a_row_has_the_fixed_keys_and_only_measured_numbers(tmp_path: Path) -> N
     assert queued[["trainable_params", "trainable_share", "score_after"]].isna().all()
 
 
+@pytest.mark.parametrize(
+    ("parts", "columns"),
+    [
+        ({"weights": 7, "gathered": 2}, {"weights": 7, "gathered": 2, "communication": 0}),
+        ({"weights": 7}, {"weights": 7, "gathered": 0, "communication": 0, "gradients": None}),
+        ({"a part of a later version": 7}, {"weights": None, "gathered": None}),
+        ({"weights": 0}, {"weights": None, "gathered": None}),
+        ({}, {"weights": None, "gathered": None}),
+    ],
+)
+def test_a_breakdown_has_the_parts_that_were_measured_and_a_run_on_one_gpu_gathers_nothing(
+    tmp_path: Path, parts: dict[str, int], columns: dict[str, int | None]
+) -> None:
+    directory = make_run(tmp_path)
+    file = directory.path / "result.json"
+    said = json.loads(file.read_text()) | {"anatomy": parts, "predicted_anatomy": parts}
+    file.write_text(json.dumps(said))
+    row = read_run(directory).row()
+    for name in ("anatomy", "predicted"):
+        assert {part: row[f"{name}_{part}_bytes"] for part in columns} == columns
+
+
 def test_the_newest_sweep_comes_first_and_its_runs_in_the_order_of_the_queue(
     tmp_path: Path,
 ) -> None:
