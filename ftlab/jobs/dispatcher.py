@@ -270,12 +270,16 @@ class Dispatcher:
         running = [run for run in open_runs if run.status == "running"]
         for run in running:
             busy |= set() if run.directory.elsewhere else set(run.spec.held)
+        none_left = set[tuple[object, ...]]()  # `busy` only grows, so each wish is asked once
         for run in open_runs:
             if run.status == "running":
                 bound_log(run.directory.log_file)
-            if run.status != "queued" or run.run_id in self._children:
+            wish = run.spec.device, run.spec.devices, run.spec.settings.shard
+            if run.status != "queued" or run.run_id in self._children or wish in none_left:
                 continue  # a worker that was started has not said so yet
             found = places.for_run(run.spec, busy)
+            if not found:
+                none_left.add(wish)
             if found and time.monotonic() - began < RENEW_SECONDS:  # the lease is renewed between
                 busy |= set(found)
                 self._start_run(run, found)

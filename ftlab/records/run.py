@@ -436,11 +436,12 @@ class Changes:
     @classmethod
     def of(cls, directory: RunDirectory, has_ended: bool = False) -> Changes:
         folder = str(directory.path)  # joining thousands of paths takes longer than the looks
-        waiting = () if has_ended else _STARTED_BY
-        return cls(
-            tuple(changed_at(f"{folder}/{name}") for name in _RECORDS),
-            tuple(changed_at(f"{folder}/{name}") for name in waiting),
-        )
+        records = tuple(changed_at(f"{folder}/{name}") for name in _RECORDS)
+        if has_ended:
+            return cls(records)
+        waiting = tuple(changed_at(f"{folder}/{name}") for name in _STARTED_BY)
+        # What has not begun cannot be resumed.
+        return cls(records, waiting[:1] if waiting[0] == NO_FILE else waiting)
 
     def still_hold(self, directory: RunDirectory) -> bool:
         """Whether no file that it has a time of was changed, made or deleted since."""

@@ -59,7 +59,7 @@ class Run(StoredRun):
     annotations: Annotations = field(default_factory=Annotations)
     changes: Changes = field(default=Changes(), compare=False)
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         return self.spec.run_id
 
