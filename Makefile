@@ -95,7 +95,7 @@ build/audit/bin/pip-audit:
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-slurm.txt requirements.txt | .venv/bin/python
+.venv/installed-dev: requirements-dev.txt requirements-slurm.txt requirements-mcp.txt requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/installed
 

@@ -57,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or network of a proxy in front, whose X-Forwarded-For is believed "
         "(repeatable)",
     )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="also give agents tools at /mcp (Model Context Protocol); with a token in "
+        "FTLAB_MCP_TOKEN, which is needed where others can reach the app",
+    )
     add_launcher(parser)
     add_runs_folder(parser)
 
@@ -66,6 +72,7 @@ def run(options: argparse.Namespace) -> int:
     if options.memory_limit:  # applies to every run that this process queues
         os.environ[MEMORY_LIMIT_VARIABLE] = options.memory_limit
     operator_limit()  # raises now if the limit is invalid
+    from ftlab.tabs.agents import read_agents
     from ftlab.tabs.app import launch
     from ftlab.tabs.serve import read_accounts, serving
 
@@ -77,6 +84,7 @@ def run(options: argparse.Namespace) -> int:
         tuple(options.allow_folder),
         tuple(options.proxy),
         os.environ,
+        read_agents(os.environ) if options.mcp else None,
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:

@@ -16,7 +16,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
 from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher, trouble_of
 from ftlab.records.kept_bases import MEASURED_IN
-from ftlab.records.progress import Progress, ProgressBook, later_of, sweep_eta
+from ftlab.records.progress import Progress, ProgressBook, progress_of, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -113,12 +113,6 @@ def watch_or_cancel(
         say("cancelling what is left of the sweep …")
         watch(store, sweep_id, console, known)
         return False
-
-
-def progress_of(runs: list[Run], book: ProgressBook) -> list[Progress]:
-    """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
-    later = later_of(runs)
-    return [book.read(run, later) for run in runs]
 
 
 def _picture(runs: list[Run], ways: list[Progress]) -> Group:

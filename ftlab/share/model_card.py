@@ -6,8 +6,6 @@ https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import yaml
@@ -31,6 +29,7 @@ from ftlab.records.spec import RunSpec, rate_words
 from ftlab.records.store import Run
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
+from ftlab.share.markdown import plain, table
 from ftlab.share.weights import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
 
 
@@ -99,20 +98,20 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
         raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
     parts = [
         _front_matter(run, kind, is_merged=merged is not None),
-        f"# {_plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
-        f"{_plain(run.spec.task.label)}\n\n"
+        f"# {plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
+        f"{plain(run.spec.task.label)}\n\n"
         f"{_FORM[kind]} {run.spec.variant.spec.summary}",
         "## Results\n\n" + _results(run, run.result, merged),
         "## What it cost\n\n" + _costs(run.result),
         "## How to load it\n\n" + _loading(run.spec, kind),
-        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run)),
+        "## How it was trained\n\n" + table(("setting", "value"), _settings(run)),
         "## Base model and licence\n\n" + _base(run.spec),
         "## Data\n\n" + _data(run),
         "## Measured on\n\n" + _machine(run.result),
     ]
     notes = [note for note in run.result.notes if note and machine_path(note) is None]
     if notes:
-        parts.append("## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in notes))
+        parts.append("## Notes\n\n" + "\n".join(f"- {plain(note)}" for note in notes))
     parts.append(f"Made by ftlab {__version__}.")
     return "\n\n".join(parts) + "\n"
 
@@ -154,7 +153,7 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
         rows[1].insert(3, score.format(merged.score_after_merge))
     held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "test example")
     return (
-        _table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
+        table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
         "interval is a bootstrap over the examples, paired with the base."
     )
 
@@ -179,10 +178,10 @@ def _costs(result: RunResult) -> str:
         for metric in metrics
         if (value := metric.value(result)) is not None
     ]
-    told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
+    told = f"\n\nMemory is {plain(result.memory_kind)}." if result.memory_kind else ""
     if result.measures.disturbed:
         told += " Other work on the machine made training slower, so times are too long."
-    return _table(("measure", "value", "how it is measured"), rows) + told
+    return table(("measure", "value", "how it is measured"), rows) + told
 
 
 def _loading(spec: RunSpec, kind: Kind) -> str:
@@ -252,7 +251,7 @@ def _base(spec: RunSpec) -> str:
     name = public_model(spec.model)
     if not _has_page(spec):
         return (
-            f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
+            f"{plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
             "is made from it stays under it."
         )
     link = f"[{name}](https://huggingface.co/{name})"
@@ -264,7 +263,7 @@ def _base(spec: RunSpec) -> str:
 
 def _data(run: Run) -> str:
     task, facts = run.spec.task, run.result.environment if run.result else {}
-    name = _plain(task.label)
+    name = plain(task.label)
     link = f"[{task.id}](https://huggingface.co/datasets/{task.id})"
     where = {
         "bundled": f"{name}, made by ftlab's own seeded generator (seed {task.seed}).",
@@ -272,7 +271,7 @@ def _data(run: Run) -> str:
         "hub": f"The data set {link if is_owned_hub_id(task.id) else name}.",
     }[task.kind]
     digest = facts.get("data_hash")
-    told = f" SHA-256 of all examples in order: `{_plain(digest)}`." if digest else ""
+    told = f" SHA-256 of all examples in order: `{plain(digest)}`." if digest else ""
     return where + told + " Loss is taken on the completion alone."
 
 
@@ -289,7 +288,7 @@ def _machine(result: RunResult) -> str:
         *(packages.items() if isinstance(packages, dict) else ()),
     ]
     known = [(name, value) for name, value in rows if value is not None]
-    return _table(("", ""), known) if known else "Not recorded."
+    return table(("", ""), known) if known else "Not recorded."
 
 
 def _has_page(spec: RunSpec) -> bool:
@@ -298,17 +297,4 @@ def _has_page(spec: RunSpec) -> bool:
 
 
 def _base_name(spec: RunSpec) -> str:
-    return _plain(public_model(spec.model).rpartition("/")[2])
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(value: Any) -> str:
-    """Escapes text to one line without Markdown tables, tags, links, images or code fences."""
-    text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
-    text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
-    # A bare URL becomes a link too, unless a zero-width space breaks it.
-    return re.sub(r"(?i)(:(?=//)|www(?=\.))", "\\1\u200b", text)
+    return plain(public_model(spec.model).rpartition("/")[2])

@@ -29,7 +29,9 @@ from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
 from ftlab.tabs.address import build_address
+from ftlab.tabs.agents import agents_route
 from ftlab.tabs.context import AppContext, Links, banner_html, tabs
+from ftlab.tabs.gate import AGENTS
 from ftlab.tabs.header import header_html
 from ftlab.tabs.kept import build_kept
 from ftlab.tabs.live import News, changed_html, place
@@ -198,9 +200,14 @@ def _serve(runs_folder: Path, served: Serving) -> None:
     open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:
-        served.launch(page, [health_route(context.store)], **launch_options())
+        routes = [health_route(context.store)]
+        if served.agents is not None:
+            routes.append(agents_route(context))
+        served.launch(page, routes, **launch_options())
         host = "127.0.0.1" if served.host in ("0.0.0.0", "::") else served.host
         address = page.share_url or f"http://{host}:{served.port}"
+        if served.agents is not None:
+            print(f"ftlab has tools for agents (MCP) at {address}{AGENTS}", flush=True)
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
         context.ready.wake(resolve_device(AUTO).id)
