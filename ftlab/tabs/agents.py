@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
@@ -30,7 +30,7 @@ from ftlab.jobs.inputs import check_inputs
 from ftlab.methods.rates import size_of
 from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import parse_variant
-from ftlab.prediction.client import NobodyWaits, Predictor
+from ftlab.prediction.client import Predictor
 from ftlab.prediction.question import Prediction, Question, Step, Target, ask_about
 from ftlab.prediction.rows import capability_of, prediction_row
 from ftlab.race.record import RaceDirectory, RaceSettings, list_races
@@ -50,7 +50,7 @@ from ftlab.tabs.api import api_reading, api_task, calls_of
 from ftlab.tabs.context import AppContext, check_texts
 from ftlab.tabs.gate import AGENTS
 from ftlab.tabs.plan.request import ON_FORM, named_config
-from ftlab.tabs.results.columns import in_order, records, usual_columns
+from ftlab.tabs.results.columns import filtered, in_order, records, usual_columns
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -249,14 +249,21 @@ def tools_of(context: AppContext) -> list[AgentTool]:
             return [id]
         return list(calls["cancel"](run_ids, id))
 
-    def results(sweep_id: str = "", text: str = "") -> list[dict[str, Any]]:
-        """Lists all runs, newest sweep first, with every measure; `compare` says what they show.
+    def results(
+        sweep_id: str = "", text: str = "", every_measure: bool = False, most: int = 40
+    ) -> list[dict[str, Any]]:
+        """Lists runs, newest sweep first, with their main measures; `compare` says what they show.
 
         Parameters:
-            sweep_id: Of one sweep; empty: all, which may be long.
+            sweep_id: Of one sweep; empty: all.
             text: Words that a row must contain, for example "done lora".
+            every_measure: All columns, some hundred numbers a run.
+            most: So many rows at most, the newest.
         """
-        return list(calls["runs"](sweep_id, text))
+        check_texts(sweep_id=sweep_id, text=text)
+        rows = filtered(context.store.table(), sweep_id, text).head(max(1, most))
+        keys = () if every_measure else in_order({"run_id", "sweep_id", *usual_columns(rows)})
+        return records(rows, keys)
 
     return [
         AgentTool(methods, "List the methods"),
@@ -272,13 +279,23 @@ def tools_of(context: AppContext) -> list[AgentTool]:
 
 
 def _answers(predictor: Predictor, questions: Sequence[Question]) -> list[Prediction]:
-    """Those that are known in time; each stays known, so the next call gets further."""
-    until = time.monotonic() + LONGEST_WAIT
+    """Those that are known in time; the others go on, so that a later call has them."""
     found: dict[int, Prediction] = {}
-    with suppress(NobodyWaits):
-        for place, answer in predictor.ask(questions, _VISITOR, lambda: time.monotonic() > until):
-            found[place] = answer
-    late = f"Not predicted within {LONGEST_WAIT:.0f} s; call again, and it goes on."
+    problems: list[FtlabError] = []
+
+    def ask() -> None:
+        try:
+            for place, answer in predictor.ask(questions, _VISITOR):
+                found[place] = answer
+        except FtlabError as error:
+            problems.append(error)
+
+    asking = threading.Thread(target=ask, name="prediction for an agent", daemon=True)
+    asking.start()
+    asking.join(LONGEST_WAIT)
+    if problems:
+        raise problems[0]
+    late = f"Not predicted within {LONGEST_WAIT:.0f} s; it goes on, so call again."
     return [
         found.get(place) or Prediction(one.variant.method, one.variant.label, reason=late)
         for place, one in enumerate(questions)

@@ -103,7 +103,13 @@ def test_an_agent_predicts_trains_waits_compares_and_reports(
     assert [run["variant"] for run in compared["runs"]] == ["Full fine-tuning", "LoRA r=4"]
     assert all(run["net_peak_memory_bytes"] > 0 for run in compared["runs"])
     assert compared["recommendation"]["sentence"]
-    assert len(app.call("results", sweep_id=made["sweep_id"])) == 2
+    short, long = (
+        app.call("results", sweep_id=made["sweep_id"], every_measure=every, most=1)[0]
+        for every in (False, True)
+    )
+    assert short["sweep_id"] == made["sweep_id"]
+    assert short.items() <= long.items()
+    assert len(short) < 30 < len(long)
     report = app.call("report", sweep_id=made["sweep_id"])
     assert report.startswith("# ")
     assert "| Full fine-tuning | LoRA r=4 |" in report
