@@ -34,7 +34,7 @@ check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minut
 ray-test: .venv/installed-ray  ## a sweep on a Ray cluster of this machine: nodes are killed, the head is restarted (4 minutes)
 	$(BIN)/python -m pytest tests/ray
 
-wheel-test: .venv/installed  ## install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
+wheel-test: .venv/installed build/dist/bin/pyproject-build  ## build the release, install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m tests.install.wheel
 
