@@ -6,6 +6,9 @@ https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then
 from __future__ import annotations
 
 import json
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,7 +26,7 @@ from ftlab.records.differences import paired_difference
 from ftlab.records.merge import MergeRecord
 from ftlab.records.metrics import METRICS
 from ftlab.records.recording import machine_path
-from ftlab.records.result import RunResult
+from ftlab.records.result import Measures, RunResult
 from ftlab.records.resume import checkpoint_interval
 from ftlab.records.spec import RunSpec, rate_words
 from ftlab.records.store import Run
@@ -31,6 +34,8 @@ from ftlab.settings.schema import fields_of
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
 from ftlab.share.markdown import plain, table
 from ftlab.share.weights import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
+from ftlab.tasks.reference import metric_of
+from ftlab.tasks.registry import TASKS
 
 
 def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]:
@@ -77,6 +82,7 @@ LICENCES = {BUNDLED_ID: "apache-2.0"}
 
 _COSTS = ("trainable_params", "trainable_share", "total_params", "net_peak_memory_bytes",
           "peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes")  # fmt: skip
+_PIPELINE = "text-generation"
 _LIBRARY: dict[Kind, str] = {
     "adapter": "peft",
     "weights": "transformers",
@@ -97,7 +103,7 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
     if run.result is None or run.spec.variant is None:
         raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
     parts = [
-        _front_matter(run, kind, is_merged=merged is not None),
+        _front_matter(run, kind, merged),
         f"# {plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
         f"{plain(run.spec.task.label)}\n\n"
         f"{_FORM[kind]} {run.spec.variant.spec.summary}",
@@ -116,23 +122,84 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
+def bundle_name(run: Run, merged: bool = False) -> str:
+    """As in "ftlab-lora-sql-ab12-03"; contains the task only if it is a bundled one."""
+    task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
+    parts = run.run_id.split("-")
+    number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
+    names = ["ftlab", run.spec.method, task, number, "merged" if merged else ""]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(filter(None, names)))
+
+
+def _front_matter(run: Run, kind: Kind, merged: MergeRecord | None) -> str:
     spec = run.spec
     facts: dict[str, Any] = {}
     if _has_page(spec):
         facts["base_model"] = public_model(spec.model)
         facts["base_model_relation"] = (
-            "merge" if is_merged else "adapter" if kind == "adapter" else "finetune"
+            "merge" if merged else "adapter" if kind == "adapter" else "finetune"
         )
     facts["library_name"] = _LIBRARY[kind]
-    facts["pipeline_tag"] = "text-generation"
+    facts["pipeline_tag"] = _PIPELINE
     facts["tags"] = ["ftlab", spec.method.replace("_", "-")]
     licence = LICENCES.get(public_model(spec.model))
     if licence is not None:
         facts["license"] = licence
     if spec.task.kind == "hub" and is_owned_hub_id(spec.task.id):
         facts["datasets"] = [spec.task.id]
+    facts |= _model_index(run, merged)
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _model_index(run: Run, merged: MergeRecord | None) -> dict[str, Any]:
+    """The scores for the Hub to read, without the file or the path of a trainer's own data; {}
+    without a score. https://github.com/huggingface/hub-docs/blob/main/modelcard.md"""
+    from huggingface_hub import EvalResult, ModelCardData  # 0.2 s
+
+    measures = run.result.measures if run.result else Measures()
+    score = merged.score_after_merge if merged else measures.score_after
+    loss = merged.loss_after_merge if merged else measures.eval_loss_after
+    metric = metric_of(run.spec.task)
+    values = []
+    if metric and metric.hub_id and score is not None and math.isfinite(score):
+        values.append((metric.hub_id, metric.label, round(score * metric.hub_scale, 4)))
+    if loss is not None and math.isfinite(loss):
+        values.append(("loss", METRICS["eval_loss_after"].label, round(loss, 4)))
+    data = _hub_data(run)
+    if not values or data is None:
+        return {}
+    results = [
+        EvalResult(
+            task_type=_PIPELINE,
+            task_name="Text generation",
+            metric_type=type_,
+            metric_name=name,
+            metric_value=value,
+            **data,
+        )
+        for type_, name, value in values
+    ]
+    name = bundle_name(run, merged is not None)
+    return dict(ModelCardData(model_name=name, eval_results=results).to_dict())
+
+
+def _hub_data(run: Run) -> dict[str, Any] | None:
+    """What `load_dataset` would load the examples with; `None` if a record names none."""
+    task = run.spec.task
+    which = "tuning" if run.spec.settings.eval_split == "tuning" else "test"
+    scored = plural(scored_by(run) or run.spec.settings.eval_examples, f"{which} example")
+    if task.kind == "hub":
+        if not is_owned_hub_id(task.id):
+            return None
+        plain = re.fullmatch(r"[\w.-]+", task.config or "")
+        config = {"dataset_config": task.config} if plain else {}
+        return {"dataset_type": task.id, "dataset_name": f"{task.id}, {scored}", **config}
+    if task.kind == "bundled":
+        name = TASKS[task.id].label if task.id in TASKS else "a task"
+        return {"dataset_type": "json", "dataset_name": f"{name} of ftlab, {scored}"}
+    suffix = Path(task.id).suffix.lower()
+    loader = {".csv": "csv", ".parquet": "parquet"}.get(suffix, "json")
+    return {"dataset_type": loader, "dataset_name": f"the trainer's own file, {scored}"}
 
 
 def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -183,18 +183,20 @@ def build_page(context: AppContext) -> gr.Blocks:
     return page
 
 
-def launch(runs_folder: Path, served: Serving) -> None:
-    """Serves the app until it is interrupted.
+def launch(
+    runs_folder: Path, served: Serving, when_ready: Callable[[], None] | None = None
+) -> None:
+    """Serves the app until it is interrupted; calls `when_ready` once the page answers.
 
     Raises `FtlabError` if the address is not available, or if strangers would have access.
     """
     _check_address(served.host, served.port)
     served.check()
     with app_log(control_folder(runs_folder)):
-        _serve(runs_folder, served)
+        _serve(runs_folder, served, when_ready)
 
 
-def _serve(runs_folder: Path, served: Serving) -> None:
+def _serve(runs_folder: Path, served: Serving, when_ready: Callable[[], None] | None) -> None:
     context = _context(runs_folder, served.access(runs_folder))
     page = build_page(context)
     open_queue(page)
@@ -210,6 +212,8 @@ def _serve(runs_folder: Path, served: Serving) -> None:
             print(f"ftlab has tools for agents (MCP) at {address}{AGENTS}", flush=True)
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
+        if when_ready is not None:
+            when_ready()
         context.ready.wake(resolve_device(AUTO).id)
         threading.Event().wait()
     except OSError as error:
