@@ -67,7 +67,7 @@ _DEFAULTS = SweepRequest()
 
 INSTRUCTIONS = """\
 ftlab fine-tunes one model with several methods (full, LoRA, QLoRA, prompt tuning and more) and
-measures trainable parameters, peak memory, time, file size and scores of each, so that they can be
+measures trainable parameters, memory while training, time, file size and scores of each, to be
 compared fairly. Training runs on the machine that serves this and takes minutes to hours; runs wait
 in a queue and go on without you.
 
