@@ -9,9 +9,11 @@ turns.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from peft import PeftModel
 from torch import Tensor, inference_mode
@@ -38,7 +40,7 @@ from ftlab.playground.decoding import (
     new_tokens,
     say,
 )
-from ftlab.playground.engine import Engine
+from ftlab.playground.engine import SPARE_BYTES, Engine, free_on
 from ftlab.playground.giving_way import Check, YieldDevice
 from ftlab.playground.panes import PaneSource, line_up
 from ftlab.playground.rows import RowAdapters
@@ -47,6 +49,9 @@ from ftlab.tasks.formatting import PromptFormatter, TransformersTokenizer
 TOKENS_AT_ONCE = 4096
 """Of prompts that are read between two tokens of the others, padding included (a longer prompt is
 read alone): else the others would wait for all of them."""
+
+COPIES = 2
+"""Of all keys and values, while a chat joins the others."""
 
 PADDING_TO_DROP = 64
 """Tokens of padding before all rows, left by longer ones, that are worth a copy of the cache."""
@@ -80,6 +85,11 @@ class ChatAnswer:
     @property
     def is_finished(self) -> bool:
         return self._has_stopped or len(self.ids) >= self.limit
+
+    @property
+    def most_tokens(self) -> int:
+        """The length of its row at the end, if it does not stop before."""
+        return len(self.prompt_ids) + self.limit
 
     def take(self, token: int) -> None:
         """Appends a token, and sends what is new: the end, or the text at a limited rate."""
@@ -187,6 +197,7 @@ class ChatEngine:
         self._loaded: _Loaded | None = None
         self._lanes: list[ChatLane] = []
         self._waiting: list[ChatAnswer] = []
+        self._room: float = math.inf
 
     def load(self) -> None:
         """Loads the base and attaches every adapter, if that is not done. An adapter that cannot be
@@ -294,10 +305,15 @@ class ChatEngine:
     def _read_some(self) -> None:
         """Reads the prompts of as many waiting chats as have room, and joins them to the others."""
         chosen: list[ChatAnswer] = []
+        others = self._open
+        if not others:
+            free = free_on(self._engine.device)
+            self._room = math.inf if free is None else free - SPARE_BYTES
         longest = 0
-        for answer in self._waiting[: max(0, ROWS_AT_ONCE - len(self._open))]:
+        for answer in self._waiting[: max(0, ROWS_AT_ONCE - len(others))]:
             longest = max(longest, len(answer.read))
-            if chosen and (len(chosen) + 1) * longest > TOKENS_AT_ONCE:
+            is_too_long = chosen and (len(chosen) + 1) * longest > TOKENS_AT_ONCE
+            if is_too_long or not self._has_room([*others, *chosen], answer):
                 break
             chosen.append(answer)
         del self._waiting[: len(chosen)]
@@ -319,6 +335,13 @@ class ChatEngine:
                 continue
             if lane.answers and not any(other.join(lane) for other in self._lanes):
                 self._lanes.append(lane)
+
+    def _has_room(self, others: Sequence[ChatAnswer], answer: ChatAnswer) -> bool:
+        """Whether keys and values fit beside those of the others, all with their last token. An
+        answer alone is always tried."""
+        longest = max(one.most_tokens for one in [*others, answer])
+        needed = (len(others) + 1) * longest * bytes_per_token(self._engine.base)
+        return not others or COPIES * needed <= self._room
 
     @property
     def _pad_id(self) -> int:
@@ -345,6 +368,15 @@ class ChatEngine:
         self._waiting[:0] = self._open
         self._lanes, self._loaded = [], None
         self._engine.unload()
+
+
+def bytes_per_token(base: PreTrainedModel) -> int:
+    """Of keys and values in one row; about, for a model that names its sizes otherwise."""
+    config: Any = base.config.get_text_config()
+    heads = getattr(config, "num_attention_heads", None) or 1
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    return int(2 * config.num_hidden_layers * kept * width * base.dtype.itemsize)
 
 
 def _is_light(source: PaneSource) -> bool:

@@ -31,6 +31,7 @@ from ftlab.playground.worker import (
     Engines,
     Requests,
     Write,
+    is_in_the_way,
     line_writer,
 )
 from ftlab.settings.generation import PRECISIONS
@@ -60,7 +61,7 @@ class ChatWorker:
             line = self._requests.next(min(left, SECONDS_BETWEEN_LOOKS))
             if line is None:
                 left -= SECONDS_BETWEEN_LOOKS
-                if self._engines.is_in_the_way():
+                if is_in_the_way(self._engines):
                     return
                 continue
             left = idle

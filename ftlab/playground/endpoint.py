@@ -12,7 +12,6 @@ import hmac
 import json
 import math
 import time
-import traceback
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
@@ -46,6 +45,9 @@ MOST_WAITING = 64
 
 MAX_BODY_BYTES = 4 * 2**20
 BODY_SECONDS = 30.0
+_MOST_CONNECTIONS = 512
+"""Idle ones included; the next one gets 503. A process may open 1,024 files by default."""
+
 _LONGEST_WAIT = 60  # seconds; the openai client takes no longer one from Retry-After
 
 
@@ -97,6 +99,7 @@ def run(what: Served, client: ChatClient, host: str, port: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=3,
     )
     try:
@@ -365,5 +368,4 @@ async def _no_such_route(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    traceback.print_exception(error)
     return _as_response(ApiError(500, "Something went wrong here; the log has the traceback."))

@@ -128,16 +128,6 @@ class Engines:
     def is_loaded(self) -> bool:
         return self._engine is not None
 
-    def is_in_the_way(self) -> bool:
-        """Whether others use the device, and need the memory that an idle engine holds."""
-        if not (self.device.memory_must_be_given_back and self.is_loaded):
-            return False
-        turn = DeviceLock(self.device.id)
-        if not turn.try_acquire():
-            return True
-        turn.release()
-        return False
-
     def engine(self) -> Engine:
         """Call under the device's lock; sets `device` to the CPU if torch cannot use the GPU."""
         if self._engine is None:
@@ -152,6 +142,17 @@ class Engines:
             if not usable:
                 self.device = resolve_device(CPU)
         return self._engine
+
+
+def is_in_the_way(engines: Engines) -> bool:
+    """Whether others use the device, and need the memory that an idle engine holds."""
+    if not (engines.device.memory_must_be_given_back and engines.is_loaded):
+        return False
+    turn = DeviceLock(engines.device.id)
+    if not turn.try_acquire():
+        return True
+    turn.release()
+    return False
 
 
 class Progress:
@@ -205,7 +206,7 @@ def serve(
         line = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
         if line is None:
             left -= SECONDS_BETWEEN_LOOKS
-            if engines.is_in_the_way():
+            if is_in_the_way(engines):
                 return
             continue
         left = idle

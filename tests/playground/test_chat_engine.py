@@ -248,6 +248,25 @@ def test_more_chats_than_rows_wait_and_are_answered(
     assert max(chats.rows) == 2
 
 
+def test_chats_for_whose_keys_and_values_there_is_no_memory_wait_for_the_others(
+    engine: Engine, new_chats: NewChats, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = texts(engine, ask)
+    chats = new_chats("base")
+    chats.run([chat("base")])
+    cache = chat_engine_module.bytes_per_token(engine.base)
+    assert cache == 2 * 2 * 1 * 32 * 4  # keys and values, layers, heads, width, fp32
+    tokens = next(iter(chats.sent.values()))[-1].prompt_tokens + 12
+    room = 3 * tokens * cache * chat_engine_module.COPIES
+    free = chat_engine_module.SPARE_BYTES + room
+    monkeypatch.setattr(chat_engine_module, "free_on", lambda device: free)
+    chats = new_chats("base")
+    assert said(chats.run([chat("base")] * 5)) == alone * 5
+    assert max(chats.rows) == 3
+    monkeypatch.setattr(chat_engine_module, "free_on", lambda device: 0)
+    assert said(new_chats("base").run([chat("base")])) == alone, "a chat alone was not tried"
+
+
 def test_a_model_with_a_sliding_window_answers_late_chats_in_lanes_of_their_own(
     new_engine: NewEngine, tmp_path: Path
 ) -> None:
