@@ -46,7 +46,8 @@ def endpoint(runs: Path, names: Sequence[str], precision: str) -> Iterator[opena
         sys.executable, "-m", "ftlab", "serve", "--runs", ",".join(names), "--runs-dir", str(runs),
         "--precision", precision, "--port", str(port),
     ]  # fmt: skip
-    with subprocess.Popen(command, env=python_environment()) as process:
+    apart = {"FTLAB_LOCKS": str(runs / "locks")}  # else it would give way to this machine's runs
+    with subprocess.Popen(command, env=python_environment() | apart) as process:
         try:
             url = f"http://127.0.0.1:{port}"
             wait_until(lambda: answers(f"{url}/healthz"))
