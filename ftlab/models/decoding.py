@@ -198,11 +198,14 @@ class OpenRows:
 
     def join(self, other: OpenRows) -> None:
         """Appends the other's rows. All rows end at the same place; shorter ones are padded before
-        their first token. The other must not be used afterwards."""
+        their first token. The other must not be used afterwards; if memory is out, this one is as
+        it was."""
         end = max(self.mask.shape[1], other.mask.shape[1])
-        for place, pair in enumerate(zip(self._layers, other._layers, strict=True)):
+        blocks = []
+        for pair in zip(self._layers, other._layers, strict=True):
             keys, values = ([getattr(layer, name) for layer in pair] for name in ("keys", "values"))
-            self._layers[place] = _Block(_joined(keys, end), _joined(values, end), end)
+            blocks.append(_Block(_joined(keys, end), _joined(values, end), end))
+        self._layers[:] = blocks
         masks = [rows.mask for rows in (self, other)]
         self.mask = torch.cat([pad(mask, (end - mask.shape[1], 0)) for mask in masks])
         self._is_padded = not bool(self.mask.all())

@@ -254,7 +254,7 @@ class ChatEngine:
             while True:
                 wanted = check()
                 if callable(wanted):
-                    self._unload()
+                    self.unload()
                     return wanted
                 self.take(arrived())
                 self._drop(is_cancelled)
@@ -330,11 +330,10 @@ class ChatEngine:
         for model, answers, numbers in by_model.values():
             try:
                 lane = ChatLane(model, answers, numbers, self._pad_id)
+                if lane.answers and not any(other.join(lane) for other in self._lanes):
+                    self._lanes.append(lane)
             except Exception as error:
                 self._fail([one for one in answers if not one.is_finished], error)
-                continue
-            if lane.answers and not any(other.join(lane) for other in self._lanes):
-                self._lanes.append(lane)
 
     def _has_room(self, others: Sequence[ChatAnswer], answer: ChatAnswer) -> bool:
         """Whether keys and values fit beside those of the others, all with their last token. An
@@ -363,8 +362,8 @@ class ChatEngine:
         for answer in answers:
             self._send(answer.number, ChatUpdate("error", sentence))
 
-    def _unload(self) -> None:
-        """Frees all models; the open answers are read again later."""
+    def unload(self) -> None:
+        """Frees all models; the open answers are read again after `load`."""
         self._waiting[:0] = self._open
         self._lanes, self._loaded = [], None
         self._engine.unload()

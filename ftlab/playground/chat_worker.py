@@ -94,8 +94,8 @@ class ChatWorker:
 
         def while_waiting() -> None:
             self._watchdog.rest()
-            if device.memory_must_be_given_back and self._engines.is_loaded:
-                self._engines.engine().unload()
+            if device.memory_must_be_given_back and self._chats is not None:
+                self._chats.unload()
 
         def give_way() -> None:
             turn.give_way(while_waiting)
@@ -134,7 +134,7 @@ class ChatWorker:
                 now = time.monotonic()
                 kept_until = now + KEPT_FOR_LOADING * (now - began)
             if device.memory_must_be_given_back and turn.is_wanted():
-                engine.unload()
+                self._chats.unload()
         return True
 
     def _send(self, number: int, update: ChatUpdate) -> None:

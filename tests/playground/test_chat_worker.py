@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,11 +110,13 @@ def test_training_gets_the_device_between_two_tokens_and_the_answers_go_on(
     held_by_engine: list[bool] = []
     trains: list[threading.Thread] = []
     turn = DeviceLock(device.id)
+    base = weakref.ref(engine.base.model.layers[0].mlp.up_proj.weight)
 
     def train() -> None:
         turn.acquire()
         open_at_training.append(not any(None in updates for updates in found.values()))
-        held_by_engine.append(engine.holds((str(tiny_model), "fp32")))
+        gc.collect()
+        held_by_engine.append(base() is not None)
         turn.release()
 
     found: Answers = {}
@@ -175,3 +179,41 @@ def test_a_chat_that_is_cancelled_while_the_device_is_in_use_is_not_answered(
     assert waits
     assert set(found) == {1}
     assert last(found[1]).text == texts(engine, ask)[0]
+
+
+def test_a_gpus_memory_is_free_while_a_later_chat_waits_for_training(
+    engine: Engine, tiny_model: Path, add_run: AddRun, ask: GenerateRequest
+) -> None:
+    name = add_run("lora").run_id
+    alone = texts(engine, ask, name)
+    base = weakref.ref(engine.base.model.layers[0].mlp.up_proj.weight)
+    training = DeviceLock(GPU.id)
+    seen: list[bool] = []
+
+    class AfterTraining(Waiting):
+        def next(self, timeout: float) -> Line | None:
+            if len(self.lines) == 1:
+                assert training.try_acquire()
+            return self.lines.pop(0) if self.lines else None
+
+        def arrived(self) -> Iterator[Line]:
+            return iter(())
+
+    class Watched(Signs):
+        def rest(self) -> None:  # called before each look at the device
+            if training._device._handle is None:
+                return
+            gc.collect()
+            seen.append(base() is not None)
+            if len(seen) == 2:
+                training.release()
+
+    found: Answers = {}
+    requests: Any = AfterTraining([Line(0, chat(name)), Line(1, chat(name))])
+    engines: Any = LoadedEngines(engine, GPU)
+    ChatWorker(
+        requests, engines, Offer(str(tiny_model), "fp32", (name,)),
+        lambda line: found.setdefault(line.number, []).append(line.content), Watched(),
+    ).serve(idle=1)  # fmt: skip
+    assert [last(found[number]).text for number in range(2)] == alone * 2
+    assert seen == [True, False], "the memory was not given back"
