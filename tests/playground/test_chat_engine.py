@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.processes import Line
+from ftlab.models import decoding as decoding_module
 from ftlab.playground import chat_engine as chat_engine_module
 from ftlab.playground.chat import ChatRequest, ChatUpdate, Offer
 from ftlab.playground.chat_engine import ChatEngine
@@ -235,6 +236,28 @@ def test_a_lane_that_fails_takes_no_other_with_it(
     assert said([answered]) == alone
     assert failed.kind == "error"
     assert "out of memory" in failed.text
+
+
+def test_where_memory_is_out_as_a_chat_joins_the_others_go_on(
+    engine: Engine, new_chats: NewChats, ask: GenerateRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = texts(engine, ask)
+    joined, parts = decoding_module._joined, 0
+
+    def run_out(*args: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts == 3:  # the keys of the second layer
+            raise MemoryError
+        return joined(*args)
+
+    monkeypatch.setattr(decoding_module, "_joined", run_out)
+    first, late, later = new_chats("base").run(
+        [chat("base")], {3: [chat("base", "late")], 5: [chat("base")]}
+    )
+    assert said([first, later]) == alone * 2
+    assert late.kind == "error"
+    assert "out of memory" in late.text
 
 
 def test_more_chats_than_rows_wait_and_are_answered(
