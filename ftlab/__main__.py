@@ -30,6 +30,7 @@ from ftlab.commands import (
     runs,
     script,
     send,
+    serve,
     serving,
     sweep,
     tune,
@@ -37,9 +38,9 @@ from ftlab.commands import (
 from ftlab.commands.program import Program
 
 COMMANDS = (
-    app, sweep, send, tune, race, prove, predict, runs, recommend, report, generate, grid, serving,
-    adapter, merge, push, script, cancel, resume, methods, model, doctor, import_results, pack,
-    open_sweep,
+    app, sweep, send, tune, race, prove, predict, runs, recommend, report, generate, grid, serve,
+    serving, adapter, merge, push, script, cancel, resume, methods, model, doctor, import_results,
+    pack, open_sweep,
 )  # fmt: skip
 
 

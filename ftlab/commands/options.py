@@ -137,6 +137,12 @@ def add_generation(parser: argparse._ActionsContainer, or_all: bool = False) -> 
         if or_all
         else f"1 to {MAX_PANES}"
     )
+    add_panes(parser, most)
+    add_settings(parser, GenerationSettings)
+
+
+def add_panes(parser: argparse._ActionsContainer, most: str) -> None:
+    """Adds the options for the models that answer; `most` says how many there may be."""
     parser.add_argument(
         "--runs",
         default=BASE,
@@ -150,7 +156,6 @@ def add_generation(parser: argparse._ActionsContainer, or_all: bool = False) -> 
         "--runs, whatever base they name; you confirm that they were trained on it",
     )
     parser.add_argument("--model", help="base model (default: the runs' own)")
-    add_settings(parser, GenerationSettings)
 
 
 def generation_request(options: argparse.Namespace, prompt: str) -> GenerateRequest:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -190,6 +191,36 @@ class OpenRows:
         self.mask = self.mask[kept]
         self._is_padded = not bool(self.mask.all())
 
+    def can_join(self, other: OpenRows) -> bool:
+        """Whether `join` is possible: both keep the keys and values of all tokens in each layer."""
+        layers = [*self._layers, *other._layers]
+        return all(type(layer) in (DynamicLayer, _Block) for layer in layers)
+
+    def join(self, other: OpenRows) -> None:
+        """Appends the other's rows. All rows end at the same place; shorter ones are padded before
+        their first token. The other must not be used afterwards; if memory is out, this one is as
+        it was."""
+        end = max(self.mask.shape[1], other.mask.shape[1])
+        blocks = []
+        for pair in zip(self._layers, other._layers, strict=True):
+            keys, values = ([getattr(layer, name) for layer in pair] for name in ("keys", "values"))
+            blocks.append(_Block(_joined(keys, end), _joined(values, end), end))
+        self._layers[:] = blocks
+        masks = [rows.mask for rows in (self, other)]
+        self.mask = torch.cat([pad(mask, (end - mask.shape[1], 0)) for mask in masks])
+        self._is_padded = not bool(self.mask.all())
+
+    def drop_padding(self, least: int) -> None:
+        """Drops the first tokens, if at least so many of them are padding in every row."""
+        count = int(self.mask.any(dim=0).int().argmax())
+        if count < least or not self.can_join(self):
+            return
+        for place, layer in enumerate(self._layers):
+            keys, values = layer.keys[:, :, count:], layer.values[:, :, count:]
+            self._layers[place] = _Block(keys.clone(), values.clone(), keys.shape[2])
+        self.mask = self.mask[:, count:]
+        self._is_padded = not bool(self.mask.all())
+
     def read(self, **inputs: Tensor) -> Tensor:
         """Reads tokens that the mask covers already: prompts, at first."""
         new = next(iter(inputs.values())).shape[1]
@@ -263,6 +294,18 @@ class _Block(DynamicLayer):
 def _longer(filled: Tensor, end: int) -> Tensor:
     room = filled.new_zeros((*filled.shape[:2], end + SPARE_TOKENS, filled.shape[3]))
     room[:, :, : filled.shape[2]] = filled
+    return room
+
+
+def _joined(parts: Sequence[Tensor], end: int) -> Tensor:
+    """Stacks rows, each (rows, heads, tokens, width), with their last tokens at `end`, and leaves
+    room for more. Zeros: padding is masked, but must be finite."""
+    rows = sum(len(part) for part in parts)
+    shape = (rows, parts[0].shape[1], end + SPARE_TOKENS, parts[0].shape[3])
+    room, row = parts[0].new_zeros(shape), 0
+    for part in parts:
+        room[row : row + len(part), :, end - part.shape[2] : end] = part
+        row += len(part)
     return room
 
 

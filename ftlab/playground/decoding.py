@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from peft import PeftModel
@@ -86,13 +86,26 @@ class Lane:
             self._adapters.rows = [self._adapters.rows[row] for row in rows]
 
 
+class Sampling(Protocol):
+    """How a row's tokens are chosen; both kinds of requests have it."""
+
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def repetition_penalty(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
 class TokenChooser:
     """Chooses the tokens of one row. Each row has its own seed, so other rows have no effect on it.
 
     Penalty, temperature and top-p are transformers' classes, in the same order as in `generate`.
     """
 
-    def __init__(self, request: GenerateRequest, device: torch.device) -> None:
+    def __init__(self, request: Sampling, device: torch.device) -> None:
         self._draws = request.temperature > 0
         self._processors = LogitsProcessorList()
         if request.repetition_penalty != 1:
@@ -470,13 +483,19 @@ class AnswerBuilder:
 
     def _limit(self, prompt: int, soft: int) -> int:
         """The number of new tokens: as requested, or as many as fit in the context."""
-        context = getattr(self._base.config, "max_position_embeddings", None)
-        if context is None:
-            return self._request.max_new_tokens
-        if prompt + soft >= context:
-            parts = f"{prompt:,} tokens" + (f" and {soft} soft tokens before it" if soft else "")
-            raise FtlabError(
-                f"The prompt has {parts}; the model's context is {context:,} tokens and the answer "
-                "needs some of them, so shorten the prompt or begin a new chat."
-            )
-        return min(self._request.max_new_tokens, int(context) - prompt - soft)
+        return new_tokens(self._base, self._request.max_new_tokens, prompt, soft)
+
+
+def new_tokens(base: PreTrainedModel, most: int, prompt: int, soft: int) -> int:
+    """The number of new tokens: `most`, or as many as fit in the base's context after a prompt of
+    that length and so many soft tokens. Raises `FtlabError` if none does."""
+    context = getattr(base.config, "max_position_embeddings", None)
+    if context is None:
+        return most
+    if prompt + soft >= context:
+        parts = f"{prompt:,} tokens" + (f" and {soft} soft tokens before it" if soft else "")
+        raise FtlabError(
+            f"The prompt has {parts}; the model's context is {context:,} tokens and the answer "
+            "needs some of them, so shorten the prompt or begin a new chat."
+        )
+    return min(most, int(context) - prompt - soft)

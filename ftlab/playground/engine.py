@@ -300,6 +300,11 @@ class Answering:
             self.send(prompt, update)
 
 
+BASE_WAS_CHANGED = (
+    "An adapter changed the base's own weights, so nothing here could be trusted; the base is "
+    "loaded anew with the next prompt. Leave that adapter out."
+)
+
 _OBJECTS_BYTES = 2 << 20
 """About what the Python objects of a clone of the base take, and of an adapter's matrices."""
 
@@ -372,7 +377,7 @@ class Engine:
 
         try:
             lineup = line_up(request.panes, request.model, self.runs_folder)
-            if self._resident != (same_name(lineup.model), request.precision):
+            if not self.holds((same_name(lineup.model), request.precision)):
                 job.say(LOADING)
                 self.load(lineup.model, request.precision, downloading)
         except Stopped:
@@ -401,10 +406,7 @@ class Engine:
         if marks(self.base) != self._marks:
             panes.clear()
             self.unload()
-            job.fail_all(
-                "An adapter changed the base's own weights, so nothing here could be trusted; the "
-                "base is loaded anew with the next prompt. Leave that adapter out."
-            )
+            job.fail_all(BASE_WAS_CHANGED)
             return None
 
         def check_unless_kept() -> float | YieldDevice | None:
@@ -435,6 +437,10 @@ class Engine:
         self.unload()  # frees a partly loaded model
         job.fail_all(reason)
         return False
+
+    def holds(self, base: tuple[str, Precision]) -> bool:
+        """Whether the base of that name (in the form of `same_name`) and precision is loaded."""
+        return self._resident == base
 
     def load(
         self,
@@ -481,6 +487,11 @@ class Engine:
         return True
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        assert self._tokenizer is not None, "load a base first"
+        return self._tokenizer
+
+    @property
     def base(self) -> PreTrainedModel:
         assert self._base is not None, "load a base first"
         return self._base
@@ -519,7 +530,7 @@ class Engine:
         """The shared lane of all rows on the base, followed by one lane for every other pane."""
         assert self._tokenizer is not None
         together = shares_a_batch(self.base)
-        rows, build_seconds = self._row_adapters([pane.attached for pane in panes])
+        rows, build_seconds = self.row_adapters([pane.attached for pane in panes])
         builder = AnswerBuilder(self.base, self._tokenizer, job.request, job.prompts, job.send)
         base_logits = builder.base_logits()
         shared: list[tuple[LowRank, Answer]] = []
@@ -552,7 +563,7 @@ class Engine:
         adapters, answers_ = zip(*shared, strict=True)
         return [shared_lane(rows, adapters, answers_, builder.pad_id), *own]
 
-    def _row_adapters(self, attached: Sequence[Attached]) -> tuple[RowAdapters, float]:
+    def row_adapters(self, attached: Sequence[Attached]) -> tuple[RowAdapters, float]:
         """`RowAdapters` for these adapters, reused if the same, and the seconds to create it."""
         began = time.perf_counter()
         plain = [one.low_rank for one in attached if one.low_rank and one.low_rank.layers]
@@ -561,6 +572,12 @@ class Engine:
             self._rows = None  # freed first, so that memory never holds two
             self._rows = RowAdapters(self.base, wanted)
         return self._rows, time.perf_counter() - began
+
+    def check_base(self) -> None:
+        """Raises `FtlabError`, and unloads all, if a weight of the base was moved or written."""
+        if marks(self.base) != self._marks:
+            self.unload()
+            raise FtlabError(BASE_WAS_CHANGED)
 
     def _drop_rows(self) -> None:
         """They hold the adapters of the last request; the next one makes its own."""

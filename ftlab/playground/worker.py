@@ -15,9 +15,9 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ftlab.basics.devices import CPU, Device, cpu_count, resolve_device
 from ftlab.basics.errors import one_line
@@ -57,11 +57,17 @@ Write = Callable[[Line], None]
 class Requests:
     """Reads stdin in its own thread, so that a cancellation arrives while an answer is generated.
 
-    `heard_stop` is called in that thread with the number of the cancelled request.
+    `heard_stop` is called in that thread with the number of the cancelled request; `parse` reads a
+    request's JSON.
     """
 
-    def __init__(self, heard_stop: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        heard_stop: Callable[[int], None],
+        parse: Callable[[dict[str, Any]], Any] = request_from_json,
+    ) -> None:
         self._heard_stop = heard_stop
+        self._parse = parse
         self._waiting: queue.Queue[Line] = queue.Queue()
         self._stopped: set[int] = set()
         threading.Thread(target=self._read, daemon=True).start()
@@ -69,19 +75,28 @@ class Requests:
     def next(self, timeout: float) -> Line | None:
         """Returns the next request that was not cancelled; `None` after `timeout` seconds.
 
-        The line's content is a `GenerateRequest`.
+        The line's content is what `parse` returned.
         """
         while True:
             try:
                 line = self._waiting.get(timeout=timeout)
             except queue.Empty:
                 return None
-            if line.number not in self._stopped:
+            if not self.is_stopped(line.number):
                 return line
+
+    def arrived(self) -> Iterator[Line]:
+        """Yields the requests that are here by now, as `next` does."""
+        while (line := self.next(0)) is not None:
+            yield line
+
+    def is_stopped(self, number: int) -> bool:
+        """Whether that request was cancelled."""
+        return number in self._stopped
 
     def check(self, number: int) -> None:
         """Raises `Stopped` if that request was cancelled."""
-        if number in self._stopped:
+        if self.is_stopped(number):
             raise Stopped
 
     def _read(self) -> None:
@@ -92,7 +107,7 @@ class Requests:
                     self._stopped.add(line.number)
                     self._heard_stop(line.number)
                 else:
-                    self._waiting.put(Line(line.number, request_from_json(line.content)))
+                    self._waiting.put(Line(line.number, self._parse(line.content)))
             except (ValueError, KeyError, TypeError):
                 traceback.print_exc()
         os._exit(0)  # the client has gone: drop a half-finished answer and free the memory
@@ -127,6 +142,17 @@ class Engines:
             if not usable:
                 self.device = resolve_device(CPU)
         return self._engine
+
+
+def is_in_the_way(engines: Engines) -> bool:
+    """Whether others use the device, and need the memory that an idle engine holds."""
+    if not (engines.device.memory_must_be_given_back and engines.is_loaded):
+        return False
+    turn = DeviceLock(engines.device.id)
+    if not turn.try_acquire():
+        return True
+    turn.release()
+    return False
 
 
 class Progress:
@@ -180,11 +206,8 @@ def serve(
         line = requests.next(min(left, SECONDS_BETWEEN_LOOKS))
         if line is None:
             left -= SECONDS_BETWEEN_LOOKS
-            if engines.device.memory_must_be_given_back and engines.is_loaded:
-                turn = DeviceLock(engines.device.id)
-                if not turn.try_acquire():
-                    return
-                turn.release()
+            if is_in_the_way(engines):
+                return
             continue
         left = idle
         try:

@@ -19,7 +19,6 @@ import asyncio
 import ipaddress
 import logging
 import math
-import re
 import resource
 import threading
 import time
@@ -43,6 +42,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ftlab.basics.addresses import ip_of, is_this_machine
 from ftlab.basics.bearer import BearerToken
 from ftlab.basics.files import json_values
 from ftlab.basics.log import RepeatedRefusals
@@ -67,18 +67,6 @@ from ftlab.tabs.requests import (
 
 _MOST_REMEMBERED = 10_000
 """Maximum number of visitors in memory. A visitor who was dropped starts with a full allowance."""
-
-
-def ip_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Parses an address, with or without a zone; `None` if the text is not an address.
-
-    An IPv4 address that is mapped to IPv6 is returned as IPv4.
-    """
-    try:
-        ip = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(ip, "ipv4_mapped", None) or ip
 
 
 def visitor_at(address: str) -> str:
@@ -259,8 +247,6 @@ _BYTES_AS_ONE, _VALUES_AS_ONE = 10_000, 200
 
 _LONGEST_PATH = 300  # characters, in the log
 
-_HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9.-]+)(:\d{1,5})?", re.IGNORECASE | re.ASCII)
-
 
 @dataclass(frozen=True)
 class Gate:
@@ -349,17 +335,6 @@ def _is_open(method: str, clean: str) -> bool:
 def plain_path(path: str) -> str:
     """Returns the path in the form that the rules use: decoded, lower case, no trailing slash."""
     return unquote(path).rstrip("/").lower() or "/"
-
-
-def is_this_machine(host: str) -> bool:
-    """True if a Host header names loopback: localhost, 127.0.0.1 or [::1], port optional."""
-    found = _HOST.fullmatch(host)
-    if found is None:
-        return False
-    name = found["name"].lower()
-    ip = ip_of(name.strip("[]"))
-    is_local_name = name == "localhost" or name.endswith(".localhost")
-    return is_local_name or (ip is not None and ip.is_loopback)
 
 
 def is_same_site(headers: Headers) -> bool:

@@ -14,7 +14,6 @@ import ipaddress
 import os
 import secrets
 import shutil
-import socket
 import stat
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ftlab.basics.addresses import is_loopback
 from ftlab.basics.bearer import BearerToken
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import RepeatedErrors, RepeatedRefusals, note_refusal, without_inputs
@@ -44,7 +44,7 @@ from ftlab.jobs.inputs import DEMO_REFUSAL, Access, demo_access
 from ftlab.operations.health import HealthProbe
 from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
-from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, ip_of, user_of
+from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
 from ftlab.tabs.requests import (
     NO_SUCH_PART,
     BodyLimits,
@@ -521,13 +521,3 @@ def serving(
         proxies=proxies or (_SPACE_PROXIES if space else ()),
         agents=agents,
     )
-
-
-def is_loopback(host: str) -> bool:
-    """True if every address of that host name is a loopback address."""
-    try:
-        found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError, ValueError):
-        return False
-    addresses = [ip_of(str(address[0])) for *_, address in found]
-    return all(ip is not None and ip.is_loopback for ip in addresses)

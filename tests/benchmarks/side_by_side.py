@@ -376,7 +376,7 @@ def one_more_pane(bench: Bench) -> None:
         gc.collect()
         before = meter.start() or 0
         began = time.perf_counter()
-        engine._row_adapters(
+        engine.row_adapters(
             [engine.attached(find_source(bench.runs, name)) for name in names[:count]]
         )
         seconds.append(time.perf_counter() - began)

@@ -204,6 +204,16 @@ SMALLEST = (
         judges=True,
     ),
     SmallRun(
+        "tests.benchmarks.endpoint",
+        "--clients 2 --repeats 1 --new-tokens 4 --model {tiny} --json {folder}/endpoint.json",
+        (
+            r"^one after another \d.* s, together \d.* s: \d.*x; 0 of 2 texts differ$",
+            r"2 clients with an adapter each in fp32: \d",
+        ),
+        writes=("endpoint.json",),
+        judges=True,
+    ),
+    SmallRun(
         "tests.benchmarks.scoring",
         "--against . --examples 2 --repeats 1 --threads 1 --policies fp32 --packed --model {tiny} "
         "--json {folder}/scoring.json",

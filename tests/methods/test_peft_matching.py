@@ -19,7 +19,7 @@ WORKERS = (
     "ftlab/playground/worker.py", "ftlab/playground/grid_worker.py", "ftlab/jobs/run_worker.py",
     "ftlab/jobs/peft_check_worker.py", "ftlab/share/merge_worker.py", "ftlab/prediction/worker.py",
     "ftlab/jobs/ready_parent.py", "ftlab/playground/serving_worker.py",
-    "ftlab/training/probe_worker.py", "ftlab/jobs/ranks.py",
+    "ftlab/training/probe_worker.py", "ftlab/jobs/ranks.py", "ftlab/playground/chat_worker.py",
 )  # fmt: skip
 """The processes that lay PEFT over a model."""
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from ftlab.__main__ import main
+from ftlab.basics import addresses
+from ftlab.basics.addresses import is_loopback
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.inputs import Access
-from ftlab.tabs import serve
-from ftlab.tabs.serve import VARIABLE, Accounts, Serving, is_loopback, read_accounts, serving
+from ftlab.tabs.serve import VARIABLE, Accounts, Serving, read_accounts, serving
 from tests.asynchronous import run
 
 ADA = Accounts({"ada": "correct horse"})
@@ -35,7 +36,7 @@ def test_a_name_that_leads_here_and_elsewhere_is_not_this_machine_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = [(0, 0, 0, "", ("127.0.0.1", 0)), (0, 0, 0, "", ("10.0.0.5", 0))]
-    monkeypatch.setattr(serve.socket, "getaddrinfo", lambda *args, **kw: found)
+    monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *args, **kw: found)
     assert not is_loopback("box")
 
 

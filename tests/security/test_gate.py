@@ -10,7 +10,8 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from ftlab.tabs.gate import Gate, GatedApp, is_same_site, is_this_machine
+from ftlab.basics.addresses import is_this_machine
+from ftlab.tabs.gate import Gate, GatedApp, is_same_site
 from ftlab.tabs.requests import Refusal, json_refusal, text_of
 from ftlab.tabs.serve import Accounts, Serving
 from tests.asynchronous import run
