@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.processes import WorkerEnded, answer_once, module_command
 from ftlab.models.files import read_model_json
 from ftlab.models.reference import parse_model
 from ftlab.models.resolve import local_folder
@@ -31,6 +32,9 @@ TYPES = {
 
 ADAPTER_TYPES = ("f32", "f16", "bf16")
 """The rows of an adapter are as long as its rank, which may be less than a block of q8_0."""
+
+_PROCESS_SECONDS = 3600.0
+"""For a model of 140 GB at 40 MB/s."""
 
 
 def usual_type(adapter: bool) -> str:
@@ -107,6 +111,23 @@ def write_adapter(
         )
     contents = adapter_contents(folder, base, kind, _name(run), run.spec.label)
     return write_gguf(contents, target, replace, say)
+
+
+def write_in_process(run: Run, runs_folder: Path, target: Path) -> None:
+    """Writes the whole model in a subprocess, in the usual type; replaces the file.
+
+    Raises `FtlabError` with the error message of the command if it is not written.
+    """
+    command = module_command(
+        "ftlab", "export", run.run_id, "--gguf", "--replace",
+        "--runs-dir", str(runs_folder.resolve()), "-o", str(target),
+    )  # fmt: skip
+    try:
+        answer_once(command, seconds=_PROCESS_SECONDS)
+    except OSError as error:
+        raise FtlabError(f"The file could not be made ({error}).") from None
+    except WorkerEnded as end:
+        raise FtlabError(f"No GGUF: {end.last.removeprefix('ftlab: ')}") from None
 
 
 def _name(run: Run) -> str:
