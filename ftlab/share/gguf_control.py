@@ -20,6 +20,7 @@ from ftlab.records.store import Run
 from ftlab.share.bundle import bundle_name
 from ftlab.share.gguf_architectures import architecture_of
 from ftlab.share.merge_control import why_not_mergeable
+from ftlab.share.model_card import LICENCES
 from ftlab.share.weights import kind_of, public_model, weights_of
 
 TYPES = {
@@ -83,7 +84,7 @@ def write_model(
     """Writes the whole model in the folder, and returns the file's size in bytes."""
     from ftlab.share.gguf_export import model_contents, write_gguf
 
-    contents = model_contents(folder, kind, _name(run))
+    contents = model_contents(folder, kind, _name(run), LICENCES.get(public_model(run.spec.model)))
     return write_gguf(contents, target, replace, say)
 
 

@@ -94,8 +94,10 @@ class Contents:
     vocabulary: Vocabulary | None = None
 
 
-def model_contents(folder: Path, kind: str, name: str) -> Contents:
+def model_contents(folder: Path, kind: str, name: str, licence: str | None = None) -> Contents:
     """What the whole model in the folder becomes in the type `kind`; `name` is for people.
+
+    `licence` is the base's, if it is known.
 
     Raises `FtlabError` if llama.cpp has no such model, or would read it as another.
     """
@@ -124,6 +126,8 @@ def model_contents(folder: Path, kind: str, name: str) -> Contents:
         "general.file_type": int(ROUNDINGS[kind].file),
         "general.quantization_version": QUANT_VERSION,
     }
+    if licence is not None:
+        keys["general.license"] = licence
     return Contents(
         architecture.gguf, keys | model_keys(architecture, config), tuple(tensors), vocabulary
     )

@@ -26,12 +26,12 @@ _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
 _QWEN2 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
 
-_GPT2 = "GPT-2's pattern"
-_DIGITS = "single digits"
+GPT2 = "GPT-2's pattern"
+DIGITS = "single digits"
 
-_SPLITS: dict[tuple[tuple[str, ...], bool], str] = {
-    ((_GPT2,), False): "gpt-2",
-    ((_DIGITS, _GPT2), False): "smollm",
+SPLITS: dict[tuple[tuple[str, ...], bool], str] = {
+    ((GPT2,), False): "gpt-2",
+    ((DIGITS, GPT2), False): "smollm",
     ((_LLAMA3,), True): "llama-bpe",
     ((_LLAMA3,), False): "dbrx",
     ((_QWEN2,), False): "qwen2",
@@ -117,23 +117,23 @@ def _split(raw: Mapping[str, Any], merges: list[str], model: str) -> str:
         _refuse(model, f"a tokenizer that changes the text first ({normalizer.get('type')})")
     known = _SPLITS_BY_MERGES.get(hashlib.sha256("\n".join(merges).encode()).hexdigest())
     steps = _steps(raw.get("pre_tokenizer"))
-    name = known or _SPLITS.get((steps, bool(raw["model"].get("ignore_merges"))))
+    name = known or SPLITS.get((steps, bool(raw["model"].get("ignore_merges"))))
     if name is None:
         _refuse(model, "a tokenizer that splits words in a way of its own")
     return str(name)
 
 
 def _steps(step: Any) -> tuple[str, ...]:
-    """The steps in words of `_SPLITS`; a step that is not among them stays as its JSON."""
+    """The steps in words of `SPLITS`; a step that is not among them stays as its JSON."""
     match step:
         case {"type": "Sequence", "pretokenizers": [*inner]}:
             return tuple(name for one in inner for name in _steps(one))
         case {"type": "Digits", "individual_digits": True}:
-            return (_DIGITS,)
+            return (DIGITS,)
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False}:
             return ()
         case {"type": "ByteLevel", "add_prefix_space": False}:
-            return (_GPT2,)
+            return (GPT2,)
         case {"type": "Split", "pattern": {"Regex": str(pattern)}, "behavior": "Isolated"}:
             return (pattern,) if not step.get("invert") else (json.dumps(step),)
     return (json.dumps(step),)
