@@ -15,7 +15,7 @@ import numpy as np
 
 from ftlab.basics.errors import FtlabError
 from ftlab.learn.matrices import Lora, Matrix, open_lora
-from ftlab.methods.peft_rules import BASE_CHANGING_INITS
+from ftlab.methods.peft_rules import BASE_CHANGING_INITS, UNMERGEABLE
 from ftlab.share.gguf_architectures import architecture_of, laid_out
 from ftlab.share.gguf_export import (
     QUANT_VERSION,
@@ -33,15 +33,20 @@ MERGED = "export it merged, without --adapter"
 
 def why_no_plain_lora(folder: Path, label: str) -> str:
     """Why the weights in the folder are no adapter that GGUF can hold, with the way out; or ""."""
-    kind = kind_of(folder)
-    if kind == "model":
+    content = kind_of(folder)
+    if content == "model":
         return f"{label} gave a whole model and no adapter: export it without --adapter."
-    if kind == "weights":
+    if content == "weights":
         return f"{label} gave changed weights and no LoRA: {MERGED}."
     config = adapter_config(folder)
-    if config.get("peft_type") != "LORA":
-        found = config.get("peft_type")
-        return f"{label} is no LoRA but {found}, and GGUF holds adapters of LoRA alone: {MERGED}."
+    kind = str(config.get("peft_type"))
+    if kind in UNMERGEABLE:
+        return (
+            f"{label} is no LoRA, and it cannot be merged either: {UNMERGEABLE[kind]}. It cannot "
+            "become a GGUF file; export a run of another method."
+        )
+    if kind != "LORA":
+        return f"{label} is no LoRA but {kind}, and GGUF holds adapters of LoRA alone: {MERGED}."
     start = str(config.get("init_lora_weights")).lower()
     if start.startswith(BASE_CHANGING_INITS):
         return f"{label} changed the base as it began ({start}), so it adds to another: {MERGED}."

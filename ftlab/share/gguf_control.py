@@ -43,9 +43,10 @@ def usual_type(adapter: bool) -> str:
 
 
 def file_name(run: Run, kind: str, adapter: bool) -> str:
-    """As in "ftlab-lora-sql-ab12-03-merged-f16.gguf"."""
-    merged = not adapter and not _is_whole(run)
-    return f"{bundle_name(run, merged)}-{kind}.gguf"
+    """As in "ftlab-lora-sql-ab12-03-merged-f16.gguf", or "…-03-adapter-f32.gguf"."""
+    if adapter:
+        return f"{bundle_name(run)}-adapter-{kind}.gguf"
+    return f"{bundle_name(run, merged=not _is_whole(run))}-{kind}.gguf"
 
 
 def _is_whole(run: Run) -> bool:
@@ -68,7 +69,7 @@ def model_folder(run: Run) -> Path | None:
     if reason:
         raise FtlabError(
             f"{reason} GGUF holds a whole model or a plain LoRA, so this run cannot become one; "
-            "export one of another method."
+            "export a run of another method."
         )
     merge = MergeDirectory(run.directory)
     if merge.status() in OPEN:

@@ -304,9 +304,12 @@ def test_what_is_no_plain_lora_is_refused_as_an_adapter_with_the_way_out(
         adapter_contents(folder, export_model, "f32", "tiny", "It")
 
 
-def test_what_cannot_be_merged_cannot_become_a_gguf_file(train: Train) -> None:
+def test_what_cannot_be_merged_cannot_become_a_gguf_file(train: Train, export_model: Path) -> None:
+    run = train("prompt_tuning:tokens=4")
     with pytest.raises(FtlabError, match=r"no change of a weight.*this run cannot become one"):
-        model_folder(train("prompt_tuning:tokens=4"))
+        model_folder(run)
+    with pytest.raises(FtlabError, match=r"cannot be merged either.*export a run of another"):
+        adapter_contents(run.directory.adapter, export_model, "f32", "tiny", "Prompt tuning")
 
 
 def test_the_command_merges_a_run_and_writes_both_kinds_without_torch(
