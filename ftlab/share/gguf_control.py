@@ -19,6 +19,7 @@ from ftlab.records.result import OPEN
 from ftlab.records.store import Run
 from ftlab.share.bundle import bundle_name
 from ftlab.share.gguf_architectures import architecture_of
+from ftlab.share.gguf_tokenizer import read_vocabulary
 from ftlab.share.merge_control import why_not_mergeable
 from ftlab.share.model_card import LICENCES
 from ftlab.share.weights import kind_of, public_model, weights_of
@@ -57,14 +58,12 @@ def model_folder(run: Run) -> Path | None:
     """The folder of the run's whole model: its own or the merged one; `None` if it is not merged.
 
     Raises `FtlabError` if the run has no weights, or none that can be merged into its base, or if
-    llama.cpp does not know the base's architecture.
+    llama.cpp does not know the base's architecture or tokenizer.
     """
     folder = weights_of(run)
-    base = _base_folder(run)
-    if base is not None:
-        architecture_of(_config(base), public_model(run.spec.model))
     if _is_whole(run):
         return folder
+    _check_base(run)
     reason = why_not_mergeable(run)
     if reason:
         raise FtlabError(
@@ -141,6 +140,17 @@ def _base_folder(run: Run) -> Path | None:
         return local_folder(parse_model(run.spec.model))
     except FtlabError:  # a folder that is gone: the merge says so, if it is needed
         return None
+
+
+def _check_base(run: Run) -> None:
+    """Refuses what cannot be written before a merge of some minutes; not all of it is known yet."""
+    base, name = _base_folder(run), public_model(run.spec.model)
+    if base is None:
+        return
+    config = _config(base)
+    architecture_of(config, name)
+    if (base / "tokenizer.json").is_file():
+        read_vocabulary(base, config, name)
 
 
 def _config(folder: Path) -> dict[str, object]:

@@ -1,8 +1,9 @@
 """Writes a merged model or a plain LoRA adapter as one GGUF file, and reads it back.
 
 The format: github.com/ggml-org/ggml/blob/master/docs/gguf.md. Tensors are read, rounded and written
-one at a time, so the memory is that of the largest. The file is written beside its place and
-renamed at the end, after it was read back; until then nothing that is there is touched.
+one at a time, so the memory is that of a few copies of the largest in 32 bits. The file is written
+beside its place and renamed at the end, after it was read back; until then nothing that is there is
+touched.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], model: str) -> Voca
             _flags(folder, tokens, settings),
             _chat_template(folder, settings),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise FtlabError(
             f"The tokenizer of {model} cannot be read ({error}); a GGUF file holds it, so put "
             "tokenizer.json and tokenizer_config.json into the model's folder."

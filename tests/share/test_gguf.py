@@ -312,6 +312,16 @@ def test_what_cannot_be_merged_cannot_become_a_gguf_file(train: Train, export_mo
         adapter_contents(run.directory.adapter, export_model, "f32", "tiny", "Prompt tuning")
 
 
+def test_what_llama_cpp_does_not_know_is_said_before_the_merge(
+    train: Train, export_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train("lora")
+    assert model_folder(run) is None, "it can be merged and exported"
+    monkeypatch.setattr("ftlab.share.gguf_architectures.ARCHITECTURES", {})
+    with pytest.raises(FtlabError, match="tiny-llama has the architecture llama, which is not"):
+        model_folder(run)
+
+
 def test_the_command_merges_a_run_and_writes_both_kinds_without_torch(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.words import join_names
 from ftlab.share.gguf_architectures import ARCHITECTURES
 from ftlab.share.gguf_export import model_contents, write_gguf
 from ftlab.training.probe import byte_tokenizer
@@ -72,3 +73,8 @@ def test_every_other_architecture_is_refused_by_name(family: str, tmp_path: Path
     config_of(family).save_pretrained(tmp_path)
     with pytest.raises(FtlabError, match=f"has the architecture {family}, which is not written"):
         model_contents(tmp_path, "f16", "It")
+
+
+def test_the_guide_names_the_architectures_that_are_written() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+    assert f"Architectures: {join_names(list(ARCHITECTURES))} with" in " ".join(guide.split())
