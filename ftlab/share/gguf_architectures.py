@@ -40,12 +40,14 @@ class Architecture:
 
     `gguf` is its name in GGUF. `pairs` says that llama.cpp rotates neighbouring values of a head,
     where transformers rotates each value of the first half with its partner of the second: rows of
-    q and k are then stored in another order. `keys` are further keys after the name, and `limit`
-    says what of a configuration llama.cpp's graph does not have, or "".
+    q and k are then stored in another order. `extras` says that the graph takes biases of all
+    linear layers and factors of the frequencies, where a file has them. `keys` are further keys
+    after the name, and `limit` says what of a configuration the graph does not have, or "".
     """
 
     gguf: str
     pairs: bool = False
+    extras: bool = False
     keys: Callable[[Config], dict[str, Value]] = _nothing
     limit: Callable[[Config], str] = _fits
 
@@ -70,6 +72,12 @@ def _whole_window(config: Config) -> str:
     return ""
 
 
+def _usual_heads(config: Config) -> str:
+    if head_size(config) * heads_of(config)[0] != config["hidden_size"]:
+        return f"has heads of {head_size(config)} values, which are not its width in all"
+    return _whole_window(config)
+
+
 def _every_fourth(config: Config) -> str:
     """llama.cpp leaves out the rotation in every fourth layer, whatever the configuration says."""
     rotated = config.get("no_rope_layers")
@@ -80,13 +88,15 @@ def _every_fourth(config: Config) -> str:
 
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("llama", pairs=True, keys=_rotary_keys),
-    "mistral": Architecture("llama", pairs=True, keys=_rotary_keys, limit=_whole_window),
-    "qwen2": Architecture("qwen2", limit=_whole_window),
+    "llama": Architecture("llama", pairs=True, extras=True, keys=_rotary_keys),
+    "mistral": Architecture(
+        "llama", pairs=True, extras=True, keys=_rotary_keys, limit=_whole_window
+    ),
+    "qwen2": Architecture("qwen2", limit=_usual_heads),
     "qwen3": Architecture("qwen3", limit=_whole_window),
     "smollm3": Architecture("smollm3", pairs=True, keys=_rotary_keys, limit=_every_fourth),
-    "granite": Architecture("granite", pairs=True, keys=_granite_keys),
-    "olmo2": Architecture("olmo2", limit=_whole_window),
+    "granite": Architecture("granite", pairs=True, extras=True, keys=_granite_keys),
+    "olmo2": Architecture("olmo2", limit=_usual_heads),
 }
 """By `model_type` of transformers."""
 
@@ -103,16 +113,16 @@ def architecture_of(config: Config, model: str) -> Architecture:
             f"{model} has the architecture {kind}, which is not written as GGUF here; "
             f"{join_names(list(ARCHITECTURES))} are; {_NO_OTHER}."
         )
-    reason = found.limit(config) or _other_limit(config)
+    reason = found.limit(config) or _other_limit(found, config)
     if reason:
         raise FtlabError(
-            f"{model} {reason}, which llama.cpp's {found.gguf} does not; "
-            f"GGUF cannot hold it: {_NO_OTHER}."
+            f"{model} {reason}, which llama.cpp's {found.gguf} does not, so it is not written as "
+            "GGUF; use the merged model in safetensors, as `merge` saves it."
         )
     return found
 
 
-def _other_limit(config: Config) -> str:
+def _other_limit(architecture: Architecture, config: Config) -> str:
     act = config.get("hidden_act", "silu")
     if act != "silu":
         return f"has the activation {act}"
@@ -122,6 +132,10 @@ def _other_limit(config: Config) -> str:
         return f"scales its positions by {kind}"
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
         return "rotates a part of each head"
+    if not architecture.extras and kind == "llama3":
+        return "scales its positions by llama3"
+    if not architecture.extras and (config.get("attention_bias") or config.get("mlp_bias")):
+        return "has biases"
     return ""
 
 
