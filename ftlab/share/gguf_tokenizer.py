@@ -112,6 +112,7 @@ def _refuse(model: str, what: str) -> None:
 
 
 def _split(raw: Mapping[str, Any], merges: list[str], model: str) -> str:
+    # llama.cpp leaves NFC out; a text that is typed is in it already.
     normalizer = raw.get("normalizer")
     if normalizer is not None and normalizer.get("type") != "NFC":
         _refuse(model, f"a tokenizer that changes the text first ({normalizer.get('type')})")
