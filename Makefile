@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check ray-test wheel-test bench specialists recorded rates transfer claims races pictures promises audit clean
+.PHONY: help run test check ray-test wheel-test dist lock bench specialists recorded rates transfer claims races pictures promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,9 +34,18 @@ check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minut
 ray-test: .venv/installed-ray  ## a sweep on a Ray cluster of this machine: nodes are killed, the head is restarted (4 minutes)
 	$(BIN)/python -m pytest tests/ray
 
-wheel-test: .venv/installed  ## install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
+wheel-test: .venv/installed build/dist/bin/pyproject-build  ## build the release, install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m tests.install.wheel
+
+dist: build/dist/bin/pyproject-build  ## build the wheel, from the source archive beside it, in dist/
+	rm -rf dist
+	build/dist/bin/pyproject-build --outdir dist
+
+lock: .venv/installed build/lock/bin/uv  ## write requirements-lock.txt: the versions of .venv, with hashes
+	$(BIN)/python -m pip freeze --exclude-editable | sed -E '/ @ /d; s/\+[a-z0-9.]+$$//' > build/lock/installed.txt
+	build/lock/bin/uv pip compile --quiet --no-config --upgrade --python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate --no-header --constraint build/lock/installed.txt --output-file build/lock/locked.txt requirements.txt
+	{ echo "# For Linux on x86-64, Python 3.11 and the torch of PyPI, which holds CUDA: docs/guide.md. Made by \`make lock\`."; cat build/lock/locked.txt; } > requirements-lock.txt
 
 bench: .venv/installed-dev  ## measure the README's table: four methods on SQL (about 10 minutes)
 	$(BIN)/python -m tests.benchmarks.quality --update-readme
@@ -91,11 +100,19 @@ build/audit/bin/pip-audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --disable-pip-version-check "pip-audit>=2.10,<3"
 
+build/dist/bin/pyproject-build:
+	$(PYTHON) -m venv build/dist
+	build/dist/bin/python -m pip install --disable-pip-version-check "build>=1.3,<2"
+
+build/lock/bin/uv:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --disable-pip-version-check "uv>=0.9,<1"
+
 .venv/installed: requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-slurm.txt requirements.txt | .venv/bin/python
+.venv/installed-dev: requirements-dev.txt requirements-slurm.txt requirements-mcp.txt requirements.txt | .venv/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ .venv/installed
 

@@ -1,4 +1,4 @@
-"""The command line. `python -m ftlab --help` lists the commands."""
+"""The command line. `python -m ftlab --help` lists the commands; without one the app starts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def _program() -> Program:
         name="ftlab" if Path(sys.argv[0]).stem == "ftlab" else "python -m ftlab",
         description="What fine-tuning really costs, measured side by side: full fine-tuning, LoRA, "
         "QLoRA, prompt tuning and the rest of PEFT on your model, your data and your device.",
-        epilog="Start with: python -m ftlab sweep --task sql --steps 10",
+        epilog="Without a command: app --fetch-model. On the command line, start with: python -m "
+        "ftlab sweep --task sql --steps 10",
         commands=COMMANDS,
     )
 
@@ -59,7 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return _program().main(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    return _program().main(given or ["app", "--fetch-model"])
 
 
 if __name__ == "__main__":

@@ -58,12 +58,14 @@ class App:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> float:
+    def start(self, *options: str) -> float:
         """Starts the app; returns the seconds from the command to the page's first byte."""
         began = time.monotonic()
         with (self.runs / "app.log").open("ab") as log:
             self.process = start_app(
-                *("--port", str(self.port), "--runs-dir", str(self.runs)), stdout=log, stderr=log
+                *("--port", str(self.port), "--runs-dir", str(self.runs), *options),
+                stdout=log,
+                stderr=log,
             )
         while time.monotonic() - began < 60:
             try:

@@ -119,7 +119,19 @@ def test_the_front_matter_is_that_of_a_space_of_this_app() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["help", "run", "test", "check", "wheel-test", "bench", "recorded", "pictures", "clean"],
+    [
+        "help",
+        "run",
+        "test",
+        "check",
+        "wheel-test",
+        "dist",
+        "lock",
+        "bench",
+        "recorded",
+        "pictures",
+        "clean",
+    ],
 )
 def test_make_help_lists_every_target(target: str) -> None:
     assert re.search(rf"^{target}:.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)

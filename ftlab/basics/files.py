@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from ftlab import __version__
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shown_name
 
@@ -281,6 +282,13 @@ def read_record(adapter: TypeAdapter[Record], file: Path) -> Record | None:
         return None
 
 
+OF_A_NEWER_VERSION = (
+    f"which ftlab {__version__} does not know; a newer version may have written it: read it "
+    "with that."
+)
+"""The end of a sentence on a record."""
+
+
 def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
     """The record in `data`; raises `FtlabError` with the file and its first invalid field."""
     try:
@@ -290,6 +298,8 @@ def parse_json(adapter: TypeAdapter[Record], data: bytes, name: str) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])[:80] or "the file"
+        if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            raise FtlabError(f"{name} has '{where}', {OF_A_NEWER_VERSION}") from None
         raise FtlabError(f"{name} cannot be read: {where}: {first['msg']}.") from None
     except (ValueError, RecursionError):
         raise FtlabError(f"{name} cannot be read: a number in it is too large.") from None

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 
+from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import add_launcher, add_runs_folder, add_settings, use_launcher
+from ftlab.commands.waiting import say
 from ftlab.jobs.launch import operator_limit
+from ftlab.models.bundled import ensure_bundled
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.request import MEMORY_LIMIT_VARIABLE
 
@@ -18,7 +22,8 @@ SUMMARY = "start the web app"
 DESCRIPTION = (
     "Starts the web app and prints its address. Runs go on when it is closed. At any other\n"
     "address than this machine's own, and with --share, people have to log in: --auth FILE,\n"
-    "or FTLAB_AUTH=user:password in the environment."
+    "or FTLAB_AUTH=user:password in the environment. `ftlab` without a command is\n"
+    "`ftlab app --fetch-model`."
 )
 
 
@@ -27,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     share = os.environ.get("GRADIO_SHARE", "").lower() == "true"
     parser.add_argument("--host", default=host, help="address to bind (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port (default: %(default)s)")
+    parser.add_argument(
+        "--fetch-model",
+        action="store_true",
+        help="fetch the bundled model (93 MB, once) while the page is served",
+    )
     add_settings(parser, SweepRequest, ["memory_limit"])
     parser.add_argument(
         "--share",
@@ -57,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address or network of a proxy in front, whose X-Forwarded-For is believed "
         "(repeatable)",
     )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="also give agents tools at /mcp (Model Context Protocol); with a token in "
+        "FTLAB_MCP_TOKEN, which is needed where others can reach the app",
+    )
     add_launcher(parser)
     add_runs_folder(parser)
 
@@ -66,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if options.memory_limit:  # applies to every run that this process queues
         os.environ[MEMORY_LIMIT_VARIABLE] = options.memory_limit
     operator_limit()  # raises now if the limit is invalid
+    from ftlab.tabs.agents import read_agents
     from ftlab.tabs.app import launch
     from ftlab.tabs.serve import read_accounts, serving
 
@@ -77,11 +94,24 @@ def run(options: argparse.Namespace) -> int:
         tuple(options.allow_folder),
         tuple(options.proxy),
         os.environ,
+        read_agents(os.environ) if options.mcp else None,
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:
-        launch(folder, served)
+        launch(folder, served, _fetch_model if options.fetch_model else None)
     return 0
+
+
+def _fetch_model() -> None:
+    """Fetches the bundled model in a thread; without it the page shows what is recorded."""
+
+    def fetch() -> None:
+        try:
+            ensure_bundled(say)
+        except FtlabError as error:
+            say(str(error))
+
+    threading.Thread(target=fetch, daemon=True, name="fetch-model").start()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

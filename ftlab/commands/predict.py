@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +32,6 @@ from ftlab.prediction.duration import (
 )
 from ftlab.prediction.fit import fit
 from ftlab.prediction.question import (
-    USUAL_CAPABILITY,
     Prediction,
     Question,
     Step,
@@ -42,6 +39,7 @@ from ftlab.prediction.question import (
     ask_about,
     own,
 )
+from ftlab.prediction.rows import capability_of, prediction_row
 from ftlab.prediction.source import find_config
 from ftlab.records.result import MEMORY_PARTS, OF_SHARDS
 from ftlab.records.spec import rate_of
@@ -93,8 +91,7 @@ def run(options: argparse.Namespace) -> int:
     _check_files(options, target)
     card, found = target.card, find_config(target.model)
     size = size_of(found.config)
-    capability = (card and card.capability) or USUAL_CAPABILITY
-    step = Step(**read_options(options, Step), capability=capability)
+    step = Step(**read_options(options, Step), capability=capability_of(card))
     questions = ask_about(found.config, variants_of(options), step)
     with Predictor(limits_of=own) as predictor:
         rows = dict(predictor.ask(questions))
@@ -103,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
     rates = [rate_of(question.variant, TrainingSettings(), size) for question in questions]
     if options.json:
         both = zip(ordered, rates, strict=True)
-        print(json.dumps([_as_json(row, target, step, rate) for row, rate in both], indent=2))
+        print(json.dumps([prediction_row(row, target, step, rate) for row, rate in both], indent=2))
     else:
         console = output_console()
         print_predictions(found.label, ordered, console, card, rates, step.shard)
@@ -149,24 +146,6 @@ def _write_files(
         write_report(options.report, plan_report(plan))
     if options.picture is not None:
         write_card(options.picture, plan_card(plan))
-
-
-def _as_json(row: Prediction, target: Target, step: Step, rate: float | None) -> dict[str, Any]:
-    fields = dataclasses.asdict(row) | {"learning_rate": rate}
-    for name in ("scoring_bytes", "scoring_work", "work"):
-        del fields[name]  # not of a training step, or in numbers that nobody reads
-    card = target.card
-    if card is not None:
-        peak = row.peak_reserved_bytes
-        found = None if peak is None else fit(peak, card)
-        fields |= {
-            "device": card.label,
-            "verdict": found and found.verdict,
-            "margin_bytes": found and found.margin_bytes,
-        }
-        seconds = seconds_of_steps(row.work, card, step.accumulation)
-        fields |= {"seconds_1000_steps": seconds, "cost_1000_steps": cost(seconds, target.price)}
-    return fields
 
 
 def variants_of(options: argparse.Namespace) -> list[Variant]:

@@ -14,9 +14,9 @@ from rich.text import Text
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.waiting import say
-from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher
+from ftlab.jobs.control import control_folder, request_cancel, start_dispatcher, trouble_of
 from ftlab.records.kept_bases import MEASURED_IN
-from ftlab.records.progress import Progress, ProgressBook, later_of, sweep_eta
+from ftlab.records.progress import Progress, ProgressBook, progress_of, sweep_eta
 from ftlab.records.result import STATUS_LABELS
 from ftlab.records.store import Run, RunStore
 
@@ -24,6 +24,11 @@ POLL_SECONDS = 0.5
 _RESTART_AFTER = 10.0  # seconds without a running run before the dispatcher is restarted
 
 _RESTARTS = 3
+
+_RECORDED_SECONDS = 3.0
+_RECORDED_ELSEWHERE_SECONDS = 100.0
+"""How long the dispatcher may take to record a dead worker, or to have the run go on; more on other
+machines: until the lease expires, and the launcher says what became of the job."""
 
 
 def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[str] = ()) -> None:
@@ -36,6 +41,16 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
     idle_since, restarts = time.monotonic(), 0
     book = ProgressBook()
     said = set(known)  # ids of runs that have their line; "downloading" before that of a download
+
+    silent_since: dict[str, float] = {}
+
+    def has_ended(run: Run) -> bool:
+        if run.status != "interrupted" or run.run_id in known:
+            silent_since.pop(run.run_id, None)
+            return not run.is_open
+        since = silent_since.setdefault(run.run_id, time.monotonic())
+        most = _RECORDED_ELSEWHERE_SECONDS if run.queued_for else _RECORDED_SECONDS
+        return time.monotonic() - since >= most
 
     def tell(key: str, line: str) -> None:
         if key not in said and not console.is_terminal:
@@ -53,20 +68,23 @@ def watch(store: RunStore, sweep_id: str, console: Console, known: Collection[st
                 if way.download is not None:
                     line = f"{run.spec.label}: downloading the base model, {way.download.label}"
                     tell(f"downloading {run.run_id}", line)
-                if not run.is_open:
+                if has_ended(run):
                     tell(run.run_id, _line(run))
-            if not any(run.is_open for run in runs):
+            if all(map(has_ended, runs)):
                 return
             if any(run.status == "running" for run in folder):  # may be another sweep's
                 idle_since, restarts = time.monotonic(), 0
             elif time.monotonic() - idle_since > _RESTART_AFTER:
-                if restarts == _RESTARTS:
+                trouble = trouble_of(store.folder)
+                if trouble:  # the queue goes on once that is mended
+                    tell(trouble, trouble)
+                elif restarts == _RESTARTS and any(run.is_open for run in runs):
                     raise FtlabError(
                         f"The queue in '{store.folder}' does not move though its dispatcher was "
                         f"started {restarts} times; is the disk full? "
                         f"See {control_folder(store.folder) / 'dispatcher.log'}."
                     )
-                idle_since, restarts = time.monotonic(), restarts + 1
+                idle_since, restarts = time.monotonic(), restarts + (not trouble)
                 start_dispatcher(store.folder)
             time.sleep(POLL_SECONDS)
 
@@ -95,12 +113,6 @@ def watch_or_cancel(
         say("cancelling what is left of the sweep …")
         watch(store, sweep_id, console, known)
         return False
-
-
-def progress_of(runs: list[Run], book: ProgressBook) -> list[Progress]:
-    """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
-    later = later_of(runs)
-    return [book.read(run, later) for run in runs]
 
 
 def _picture(runs: list[Run], ways: list[Progress]) -> Group:

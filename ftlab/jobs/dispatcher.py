@@ -38,6 +38,7 @@ from ftlab.jobs.launchers.launcher import (
     Launcher,
     NotNow,
     Places,
+    kind_of_launcher,
     launcher_named,
     read_job,
     where_runs_go,
@@ -336,8 +337,9 @@ class Dispatcher:
                 self._losses[run_id] += 1
                 self._have_go_on(directory)
             else:
-                log = self._launcher.log(child.job)
-                result = result_of_lost_worker(end.code, directory, end.out_of_memory, log)
+                log, on = self._launcher.log(child.job), self._launcher.on
+                by = kind_of_launcher(on).title() if on else "the kernel"
+                result = result_of_lost_worker(end.code, directory, end.out_of_memory, log, by)
                 self._write(directory, result)
 
     def _have_go_on(self, directory: RunDirectory) -> None:

@@ -71,15 +71,20 @@ def last_seen(directory: RunDirectory) -> LastSeen:
 
 
 def result_of_lost_worker(
-    code: int, directory: RunDirectory, out_of_memory: bool, log: str = ""
+    code: int,
+    directory: RunDirectory,
+    out_of_memory: bool,
+    log: str = "",
+    ended_by: str = "the kernel",
 ) -> RunResult:
     """Returns the result of a worker that wrote none; `code` is its exit code, and `log` what its
-    launcher has of its output, where the run's own log is empty."""
+    launcher has of its output, where the run's own log is empty. If its machine was out of memory,
+    it was `ended_by`."""
     tail = (directory.log_tail(2000).strip() or log.strip()).splitlines()
     last = f" Its last line: {tail[-1][:_LAST_LINE_CHARACTERS]}" if tail else ""
     lost = code == ForkedWorker.LOST
     if (lost or code == -signal.SIGKILL) and out_of_memory:
-        return _out_of_memory(directory)
+        return _out_of_memory(directory, ended_by)
     if lost:
         reason = f"The worker ended with no result, after the process that had forked it.{last}"
     elif code < 0:
@@ -89,7 +94,7 @@ def result_of_lost_worker(
     return ended("failed", reason)
 
 
-def _out_of_memory(directory: RunDirectory) -> RunResult:
+def _out_of_memory(directory: RunDirectory, ended_by: str) -> RunResult:
     seen = last_seen(directory)
     where = f" in the {seen.phase} phase" if seen.phase else ""
     where += f" after step {seen.step}" if seen.step and seen.phase == "train" else ""
@@ -100,7 +105,7 @@ def _out_of_memory(directory: RunDirectory) -> RunResult:
         advice = "Try a smaller batch, or a method that needs less."
     return ended(
         "out_of_memory",
-        f"Out of memory{where}: the kernel ended the worker because the machine, or its container, "
+        f"Out of memory{where}: {ended_by} ended the worker because its machine, or its container, "
         f"had none left{size}. {advice}",
         measures=Measures(steps_done=seen.step or None, peak_memory_bytes=seen.bytes),
     )

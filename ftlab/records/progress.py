@@ -426,6 +426,12 @@ def _left(began: float | None, counted: tuple[int, int, float] | None) -> float 
     return max(0.1, at - began) * (total / max(1, done) - 1)
 
 
+def progress_of(runs: Sequence[Run], book: ProgressBook) -> list[Progress]:
+    """Returns every run's progress; later phases are assumed to take as long as in ended runs."""
+    later = later_of(runs)
+    return [book.read(run, later) for run in runs]
+
+
 def sweep_eta(runs: Sequence[Run], progress: Sequence[Progress]) -> float | None:
     """Seconds until the sweep's last run ends, estimated from finished runs; `None`: unknown.
 

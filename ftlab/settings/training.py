@@ -13,9 +13,13 @@ from pydantic import ConfigDict
 from ftlab.basics.errors import FtlabError
 from ftlab.settings.schema import Setting
 
-Tracker = Literal["tensorboard", "trackio"]
+Tracker = Literal["tensorboard", "trackio", "mlflow"]
 
-TRACKERS: dict[Tracker, str] = {"tensorboard": "TensorBoard", "trackio": "trackio"}
+TRACKERS: dict[Tracker, str] = {
+    "tensorboard": "TensorBoard",
+    "trackio": "trackio",
+    "mlflow": "MLflow",
+}
 """Tracker names of the Trainer (also their package names) and their labels."""
 
 
@@ -59,6 +63,11 @@ def tensorboard_folder(run_folder: Path) -> Path:
 def trackio_folder(runs_folder: Path) -> Path:
     """The folder of one database for all runs of a runs folder."""
     return runs_folder / "trackio"
+
+
+def mlflow_folder(runs_folder: Path) -> Path:
+    """The folder of MLflow's database for all runs of a runs folder."""
+    return runs_folder / "mlflow"
 
 
 DtypePolicy = Literal["bf16", "mixed", "fp32"]

@@ -29,9 +29,8 @@ from ftlab.models.reference import is_owned_hub_id
 from ftlab.records.merge import MergeDirectory
 from ftlab.records.spec import needs_hub
 from ftlab.records.store import Run
-from ftlab.share.model_card import model_card
+from ftlab.share.model_card import bundle_name, model_card
 from ftlab.share.weights import kind_of, public_model, weights_of
-from ftlab.tasks.registry import TASKS
 
 CARD = "README.md"
 _TEMPLATE = "chat_template.jinja"
@@ -76,15 +75,6 @@ def run_bundle(run: Run, merged: bool = False) -> Bundle:
     texts[CARD] = model_card(run, kind_of(folder), record)
     files = {path.name: path for path in found if path.name not in texts}
     return Bundle(bundle_name(run, merged), texts, files)
-
-
-def bundle_name(run: Run, merged: bool = False) -> str:
-    """As in "ftlab-lora-sql-ab12-03"; contains the task only if it is a bundled one."""
-    task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
-    parts = run.run_id.split("-")
-    number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
-    names = ["ftlab", run.spec.method, task, number, "merged" if merged else ""]
-    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(filter(None, names)))
 
 
 def write_zip(bundle: Bundle, target: Path) -> None:

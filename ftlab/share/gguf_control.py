@@ -17,11 +17,10 @@ from ftlab.models.resolve import local_folder
 from ftlab.records.merge import MergeDirectory
 from ftlab.records.result import OPEN
 from ftlab.records.store import Run
-from ftlab.share.bundle import bundle_name
 from ftlab.share.gguf_architectures import architecture_of
 from ftlab.share.gguf_tokenizer import read_vocabulary
 from ftlab.share.merge_control import why_not_mergeable
-from ftlab.share.model_card import LICENCES
+from ftlab.share.model_card import LICENCES, bundle_name
 from ftlab.share.weights import kind_of, public_model, weights_of
 
 TYPES = {

@@ -6,8 +6,9 @@ https://huggingface.co/docs/hub/model-cards: YAML between two lines of ---, then
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -25,13 +26,16 @@ from ftlab.records.differences import paired_difference
 from ftlab.records.merge import MergeRecord
 from ftlab.records.metrics import METRICS
 from ftlab.records.recording import machine_path
-from ftlab.records.result import RunResult
+from ftlab.records.result import Measures, RunResult
 from ftlab.records.resume import checkpoint_interval
 from ftlab.records.spec import RunSpec, rate_words
 from ftlab.records.store import Run
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import DTYPE_POLICIES, TrainingSettings
+from ftlab.share.markdown import plain, table
 from ftlab.share.weights import WEIGHTS_OF_ITS_OWN, Kind, is_on_hub, public_model
+from ftlab.tasks.reference import metric_of
+from ftlab.tasks.registry import TASKS
 
 
 def spec_rows(spec: RunSpec, scored: int | None = None) -> list[tuple[str, Any]]:
@@ -78,6 +82,7 @@ LICENCES = {BUNDLED_ID: "apache-2.0"}
 
 _COSTS = ("trainable_params", "trainable_share", "total_params", "net_peak_memory_bytes",
           "peak_memory_bytes", "train_seconds", "tokens_per_second", "adapter_bytes")  # fmt: skip
+_PIPELINE = "text-generation"
 _LIBRARY: dict[Kind, str] = {
     "adapter": "peft",
     "weights": "transformers",
@@ -98,42 +103,103 @@ def model_card(run: Run, kind: Kind, merged: MergeRecord | None = None) -> str:
     if run.result is None or run.spec.variant is None:
         raise FtlabError(f"{run.run_id} has no result to describe; choose a run that is done.")
     parts = [
-        _front_matter(run, kind, is_merged=merged is not None),
-        f"# {_plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
-        f"{_plain(run.spec.task.label)}\n\n"
+        _front_matter(run, kind, merged),
+        f"# {plain(run.spec.variant.label)} on {_base_name(run.spec)}, "
+        f"{plain(run.spec.task.label)}\n\n"
         f"{_FORM[kind]} {run.spec.variant.spec.summary}",
         "## Results\n\n" + _results(run, run.result, merged),
         "## What it cost\n\n" + _costs(run.result),
         "## How to load it\n\n" + _loading(run.spec, kind),
-        "## How it was trained\n\n" + _table(("setting", "value"), _settings(run)),
+        "## How it was trained\n\n" + table(("setting", "value"), _settings(run)),
         "## Base model and licence\n\n" + _base(run.spec),
         "## Data\n\n" + _data(run),
         "## Measured on\n\n" + _machine(run.result),
     ]
     notes = [note for note in run.result.notes if note and machine_path(note) is None]
     if notes:
-        parts.append("## Notes\n\n" + "\n".join(f"- {_plain(note)}" for note in notes))
+        parts.append("## Notes\n\n" + "\n".join(f"- {plain(note)}" for note in notes))
     parts.append(f"Made by ftlab {__version__}.")
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(run: Run, kind: Kind, is_merged: bool) -> str:
+def bundle_name(run: Run, merged: bool = False) -> str:
+    """As in "ftlab-lora-sql-ab12-03"; contains the task only if it is a bundled one."""
+    task = run.spec.task.id if run.spec.task.kind == "bundled" and run.spec.task.id in TASKS else ""
+    parts = run.run_id.split("-")
+    number = "-".join(parts[2:4]) if len(parts) > 4 else run.run_id
+    names = ["ftlab", run.spec.method, task, number, "merged" if merged else ""]
+    return re.sub(r"[^A-Za-z0-9-]+", "-", "-".join(filter(None, names)))
+
+
+def _front_matter(run: Run, kind: Kind, merged: MergeRecord | None) -> str:
     spec = run.spec
     facts: dict[str, Any] = {}
     if _has_page(spec):
         facts["base_model"] = public_model(spec.model)
         facts["base_model_relation"] = (
-            "merge" if is_merged else "adapter" if kind == "adapter" else "finetune"
+            "merge" if merged else "adapter" if kind == "adapter" else "finetune"
         )
     facts["library_name"] = _LIBRARY[kind]
-    facts["pipeline_tag"] = "text-generation"
+    facts["pipeline_tag"] = _PIPELINE
     facts["tags"] = ["ftlab", spec.method.replace("_", "-")]
     licence = LICENCES.get(public_model(spec.model))
     if licence is not None:
         facts["license"] = licence
     if spec.task.kind == "hub" and is_owned_hub_id(spec.task.id):
         facts["datasets"] = [spec.task.id]
+    facts |= _model_index(run, merged)
     return f"---\n{yaml.safe_dump(facts, sort_keys=False, allow_unicode=True)}---"
+
+
+def _model_index(run: Run, merged: MergeRecord | None) -> dict[str, Any]:
+    """The scores for the Hub to read, without the file or the path of a trainer's own data; {}
+    without a score. https://github.com/huggingface/hub-docs/blob/main/modelcard.md"""
+    from huggingface_hub import EvalResult, ModelCardData  # 0.2 s
+
+    measures = run.result.measures if run.result else Measures()
+    score = merged.score_after_merge if merged else measures.score_after
+    loss = merged.loss_after_merge if merged else measures.eval_loss_after
+    metric = metric_of(run.spec.task)
+    values = []
+    if metric and metric.hub_id and score is not None and math.isfinite(score):
+        values.append((metric.hub_id, metric.label, round(score * metric.hub_scale, 4)))
+    if loss is not None and math.isfinite(loss):
+        values.append(("loss", METRICS["eval_loss_after"].label, round(loss, 4)))
+    data = _hub_data(run)
+    if not values or data is None:
+        return {}
+    results = [
+        EvalResult(
+            task_type=_PIPELINE,
+            task_name="Text generation",
+            metric_type=type_,
+            metric_name=name,
+            metric_value=value,
+            **data,
+        )
+        for type_, name, value in values
+    ]
+    name = bundle_name(run, merged is not None)
+    return dict(ModelCardData(model_name=name, eval_results=results).to_dict())
+
+
+def _hub_data(run: Run) -> dict[str, Any] | None:
+    """What `load_dataset` would load the examples with; `None` if a record names none."""
+    task = run.spec.task
+    which = "tuning" if run.spec.settings.eval_split == "tuning" else "test"
+    scored = plural(scored_by(run) or run.spec.settings.eval_examples, f"{which} example")
+    if task.kind == "hub":
+        if not is_owned_hub_id(task.id):
+            return None
+        plain = re.fullmatch(r"[\w.-]+", task.config or "")
+        config = {"dataset_config": task.config} if plain else {}
+        return {"dataset_type": task.id, "dataset_name": f"{task.id}, {scored}", **config}
+    if task.kind == "bundled":
+        name = TASKS[task.id].label if task.id in TASKS else "a task"
+        return {"dataset_type": "json", "dataset_name": f"{name} of ftlab, {scored}"}
+    suffix = Path(task.id).suffix.lower()
+    loader = {".csv": "csv", ".parquet": "parquet"}.get(suffix, "json")
+    return {"dataset_type": loader, "dataset_name": f"the trainer's own file, {scored}"}
 
 
 def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
@@ -154,7 +220,7 @@ def _results(run: Run, result: RunResult, merged: MergeRecord | None) -> str:
         rows[1].insert(3, score.format(merged.score_after_merge))
     held_out = plural(scored_by(run) or run.spec.settings.eval_examples, "test example")
     return (
-        _table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
+        table(heads, rows) + f"\n\nOn {held_out} that training never saw, answered greedily. The "
         "interval is a bootstrap over the examples, paired with the base."
     )
 
@@ -179,10 +245,10 @@ def _costs(result: RunResult) -> str:
         for metric in metrics
         if (value := metric.value(result)) is not None
     ]
-    told = f"\n\nMemory is {_plain(result.memory_kind)}." if result.memory_kind else ""
+    told = f"\n\nMemory is {plain(result.memory_kind)}." if result.memory_kind else ""
     if result.measures.disturbed:
         told += " Other work on the machine made training slower, so times are too long."
-    return _table(("measure", "value", "how it is measured"), rows) + told
+    return table(("measure", "value", "how it is measured"), rows) + told
 
 
 def _loading(spec: RunSpec, kind: Kind) -> str:
@@ -252,7 +318,7 @@ def _base(spec: RunSpec) -> str:
     name = public_model(spec.model)
     if not _has_page(spec):
         return (
-            f"{_plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
+            f"{plain(name)}, a model of the trainer's own. ftlab does not know its licence; what "
             "is made from it stays under it."
         )
     link = f"[{name}](https://huggingface.co/{name})"
@@ -264,7 +330,7 @@ def _base(spec: RunSpec) -> str:
 
 def _data(run: Run) -> str:
     task, facts = run.spec.task, run.result.environment if run.result else {}
-    name = _plain(task.label)
+    name = plain(task.label)
     link = f"[{task.id}](https://huggingface.co/datasets/{task.id})"
     where = {
         "bundled": f"{name}, made by ftlab's own seeded generator (seed {task.seed}).",
@@ -272,7 +338,7 @@ def _data(run: Run) -> str:
         "hub": f"The data set {link if is_owned_hub_id(task.id) else name}.",
     }[task.kind]
     digest = facts.get("data_hash")
-    told = f" SHA-256 of all examples in order: `{_plain(digest)}`." if digest else ""
+    told = f" SHA-256 of all examples in order: `{plain(digest)}`." if digest else ""
     return where + told + " Loss is taken on the completion alone."
 
 
@@ -289,7 +355,7 @@ def _machine(result: RunResult) -> str:
         *(packages.items() if isinstance(packages, dict) else ()),
     ]
     known = [(name, value) for name, value in rows if value is not None]
-    return _table(("", ""), known) if known else "Not recorded."
+    return table(("", ""), known) if known else "Not recorded."
 
 
 def _has_page(spec: RunSpec) -> bool:
@@ -298,17 +364,4 @@ def _has_page(spec: RunSpec) -> bool:
 
 
 def _base_name(spec: RunSpec) -> str:
-    return _plain(public_model(spec.model).rpartition("/")[2])
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(value: Any) -> str:
-    """Escapes text to one line without Markdown tables, tags, links, images or code fences."""
-    text = re.sub(r"\s+", " ", str(value)).strip().replace("`", "'").replace("<", "&lt;")
-    text = re.sub(r"[\\|\[\]]", r"\\\g<0>", text)
-    # A bare URL becomes a link too, unless a zero-width space breaks it.
-    return re.sub(r"(?i)(:(?=//)|www(?=\.))", "\\1\u200b", text)
+    return plain(public_model(spec.model).rpartition("/")[2])

@@ -292,7 +292,7 @@ def _block(
         name = Markup("{} <small>{}, {} is better</small>").format(
             metric.label, metric.unit, metric.direction
         )
-        rows.append((name, [_measured(metric, done) for _, done in groups]))
+        rows.append((name, [measured_text(metric, done) for _, done in groups]))
     heads = [Markup(named(group.method, group.variant)) for group, _ in groups]
     labels = [shorten(group.variant, _LABEL_LENGTH) for group, _ in groups]
     return numbers_table("Results", "results", "Measure", heads, rows, labels)
@@ -334,7 +334,9 @@ def _run(row: dict[Any, Any]) -> Markup:
     )
 
 
-def _measured(metric: MetricSpec, done: VariantRuns) -> str:
+def measured_text(metric: MetricSpec, done: VariantRuns) -> str:
+    """The value of the variant's runs that are done: with its interval for one run that has one,
+    else as `value_text`."""
     rows = done.rows
     ends = [rows[0][key] for key in metric.interval_keys] if len(rows) == 1 else []
     if ends:

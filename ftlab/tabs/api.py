@@ -1,8 +1,9 @@
-"""The endpoints for programs, as shown by `gradio_client` and the page's API documentation."""
+"""What programs and agents may call, and its endpoints for `gradio_client`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from inspect import signature
 from typing import Any
 
@@ -18,7 +19,7 @@ from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
 from ftlab.settings.training import PREFIX, TrainingSettings
 from ftlab.tabs.context import AppContext, check_texts, errors_for_caller
-from ftlab.tabs.experiment.request import EXTRA, read_request
+from ftlab.tabs.experiment.request import EXTRA, Reading, read_request
 from ftlab.tabs.results.columns import filtered, records
 from ftlab.tasks.reference import TaskReference, parse_task, with_columns
 
@@ -40,6 +41,22 @@ _OTHER_PARAMETERS = {
 
 def add_endpoints(context: AppContext) -> None:
     """Adds `/launch_sweep`, `/cancel` and `/runs` (alias `/results`) to the page."""
+    calls = calls_of(context)
+    for name, call in (calls | {"results": calls["runs"]}).items():
+        gr.api(_for_caller(call), api_name=name, concurrency_limit=None)
+
+
+def _for_caller(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)  # with its signature, of which gradio makes the endpoint
+    def called(*given: Any, **named: Any) -> Any:
+        with errors_for_caller():
+            return call(*given, **named)
+
+    return called
+
+
+def calls_of(context: AppContext) -> dict[str, Callable[..., Any]]:
+    """The functions by name; each takes JSON values, and raises `FtlabError` for wrong ones."""
 
     def launch_sweep(
         model: str = _REQUEST["model"].default,
@@ -62,14 +79,13 @@ def add_endpoints(context: AppContext) -> None:
             "max_length": max_length,
             "eval_examples": eval_examples,
         }
-        with errors_for_caller():
-            context.access.check_training()
-            context.access.check_task_text(task)
-            reference = api_task(task, columns, metric, hub_config, hub_split)
-            request = api_request(model, reference, methods, seeds, given, settings, context.access)
-            check_inputs(request, context.models)
-            specs = enqueue_sweep(request, context.runs_folder)
-            start_dispatcher(context.runs_folder)
+        context.access.check_training()
+        context.access.check_task_text(task)
+        reference = api_task(task, columns, metric, hub_config, hub_split)
+        request = api_request(model, reference, methods, seeds, given, settings, context.access)
+        check_inputs(request, context.models)
+        specs = enqueue_sweep(request, context.runs_folder)
+        start_dispatcher(context.runs_folder)
         return {"sweep_id": specs[0].sweep_id, "run_ids": [spec.run_id for spec in specs]}
 
     launch_sweep.__doc__ = _documented(
@@ -87,25 +103,24 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             The ids of the open runs that are being cancelled.
         """
-        with errors_for_caller():
-            context.access.check_training()
-            check_texts(sweep_id=sweep_id)
-            if not isinstance(run_ids, list) or not all(isinstance(run, str) for run in run_ids):
-                raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
-            runs = context.store.runs()
-            known = {run.run_id for run in runs}
-            unknown = [run_id for run_id in run_ids if run_id not in known]
-            if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
-                unknown.append(sweep_id)
-            if unknown:
-                named = shown_name(unknown[0])
-                raise FtlabError(f"There is no run or sweep '{named}' in this runs folder.")
-            open_ids = [
-                run.run_id
-                for run in runs
-                if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
-            ]
-            request_cancel(context.runs_folder, open_ids)
+        context.access.check_training()
+        check_texts(sweep_id=sweep_id)
+        if not isinstance(run_ids, list) or not all(isinstance(run, str) for run in run_ids):
+            raise FtlabError("'run_ids' must be a list of ids of runs, each in quotes.")
+        runs = context.store.runs()
+        known = {run.run_id for run in runs}
+        unknown = [run_id for run_id in run_ids if run_id not in known]
+        if sweep_id and all(run.spec.sweep_id != sweep_id for run in runs):
+            unknown.append(sweep_id)
+        if unknown:
+            named = shown_name(unknown[0])
+            raise FtlabError(f"There is no run or sweep '{named}' in this runs folder.")
+        open_ids = [
+            run.run_id
+            for run in runs
+            if run.is_open and (run.run_id in run_ids or run.spec.sweep_id == sweep_id)
+        ]
+        request_cancel(context.runs_folder, open_ids)
         return open_ids
 
     def runs(sweep: str = "", text: str = "") -> list[dict[str, Any]]:
@@ -117,13 +132,10 @@ def add_endpoints(context: AppContext) -> None:
         Returns:
             Rows; a number that was not measured is null.
         """
-        with errors_for_caller():
-            check_texts(sweep=sweep, text=text)
+        check_texts(sweep=sweep, text=text)
         return records(filtered(context.store.table(), sweep, text))
 
-    endpoints = {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs, "results": runs}
-    for name, endpoint in endpoints.items():
-        gr.api(endpoint, api_name=name, concurrency_limit=None)
+    return {"launch_sweep": launch_sweep, "cancel": cancel, "runs": runs}
 
 
 def _documented(endpoint: Callable[..., Any], what: str, returns: str) -> str:
@@ -159,6 +171,19 @@ def api_request(
     access: Access = EVERYTHING,
 ) -> ValidRequest:
     """Builds the request from plain values; raises `FtlabError` with a sentence per problem."""
+    return api_reading(model, task, methods, seeds, given, settings, access).checked()
+
+
+def api_reading(
+    model: str,
+    task: TaskReference,
+    methods: list[str],
+    seeds: str,
+    given: dict[str, Any],
+    settings: dict[str, Any],
+    access: Access = EVERYTHING,
+) -> Reading:
+    """Reads the request with its errors; raises `FtlabError` for an unknown setting."""
     outer = {MATCH} | {name for name, found in _REQUEST.items() if found.setting.is_on_form}
     outer -= {"seeds"}  # a parameter of its own
     known = outer | {name for name, found in _SETTINGS.items() if found.setting.is_on_form}
@@ -171,4 +196,4 @@ def api_request(
     for name, value in settings.items():
         values[name if name in outer else PREFIX + name] = value
     values |= {"seeds": seeds, EXTRA: "\n".join(map(str, methods))}
-    return read_request(model, task, [], values, access).checked()
+    return read_request(model, task, [], values, access)

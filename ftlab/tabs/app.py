@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ from ftlab.records.removal import clear_removed
 from ftlab.records.store import RunStore
 from ftlab.tabs import api
 from ftlab.tabs.address import build_address
+from ftlab.tabs.agents import agents_route
 from ftlab.tabs.context import AppContext, Links, banner_html, tabs
+from ftlab.tabs.gate import AGENTS
 from ftlab.tabs.header import header_html
 from ftlab.tabs.kept import build_kept
 from ftlab.tabs.live import News, changed_html, place
@@ -181,28 +183,37 @@ def build_page(context: AppContext) -> gr.Blocks:
     return page
 
 
-def launch(runs_folder: Path, served: Serving) -> None:
-    """Serves the app until it is interrupted.
+def launch(
+    runs_folder: Path, served: Serving, when_ready: Callable[[], None] | None = None
+) -> None:
+    """Serves the app until it is interrupted; calls `when_ready` once the page answers.
 
     Raises `FtlabError` if the address is not available, or if strangers would have access.
     """
     _check_address(served.host, served.port)
     served.check()
     with app_log(control_folder(runs_folder)):
-        _serve(runs_folder, served)
+        _serve(runs_folder, served, when_ready)
 
 
-def _serve(runs_folder: Path, served: Serving) -> None:
+def _serve(runs_folder: Path, served: Serving, when_ready: Callable[[], None] | None) -> None:
     context = _context(runs_folder, served.access(runs_folder))
     page = build_page(context)
     open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:
-        served.launch(page, [health_route(context.store)], **launch_options())
+        routes = [health_route(context.store)]
+        if served.agents is not None:
+            routes.append(agents_route(context))
+        served.launch(page, routes, **launch_options())
         host = "127.0.0.1" if served.host in ("0.0.0.0", "::") else served.host
         address = page.share_url or f"http://{host}:{served.port}"
+        if served.agents is not None:
+            print(f"ftlab has tools for agents (MCP) at {address}{AGENTS}", flush=True)
         note("app started", version=__version__, host=served.host, port=served.port)
         print(f"ftlab is ready on {address} (runs in {runs_folder})", flush=True)
+        if when_ready is not None:
+            when_ready()
         context.ready.wake(resolve_device(AUTO).id)
         threading.Event().wait()
     except OSError as error:

@@ -43,6 +43,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ftlab.basics.bearer import BearerToken
 from ftlab.basics.files import json_values
 from ftlab.basics.log import RepeatedRefusals
 from ftlab.basics.recent import Recent
@@ -210,6 +211,7 @@ def when(seconds: float) -> str:
 
 
 _LOGIN, _LOGOUT, _HEALTH = "/login", "/logout", "/healthz"
+AGENTS = "/mcp"
 _LOGIN_BODY = BodyLimits(16 * 1024)
 _UPLOAD_BODY = BodyLimits(250 * 2**20)
 """Limit for all files of one upload together; `max_file_size` limits each file."""
@@ -265,13 +267,15 @@ class Gate:
     """The access rules of one app.
 
     `any_host`: any Host header is accepted, as with a login or in a public demo. `framed`: another
-    site may show the page in a frame, as the Hub shows a Space.
+    site may show the page in a frame, as the Hub shows a Space. `agents` answer at `/mcp`, with a
+    token of their own instead of a session; `None`: they are not served.
     """
 
     any_host: bool = False
     may_upload: bool = True
     needs_login: bool = False
     framed: bool = False
+    agents: BearerToken | None = None
     body: BodyLimits = field(default_factory=lambda: BodyLimits(4 * 2**20))
 
     def refusal(
@@ -291,6 +295,8 @@ class Gate:
         if not is_same_site(headers) and not self._is_visit(method, path, headers):
             return Refusal(403, "This app answers no page of another site; open its own page.")
         clean = plain_path(path)
+        if clean == AGENTS and self.agents is not None:
+            return self._refused_agent(method, headers)
         if self.needs_login and user is None and not _is_open(method, clean):
             return Refusal(401, "Log in first: this takes a session.")
         if clean.startswith(_FETCHES):
@@ -311,6 +317,14 @@ class Gate:
             and headers.get("sec-fetch-mode") == "navigate"
             and (headers.get("sec-fetch-dest") == "document" or self.framed)
         )
+
+    def _refused_agent(self, method: str, headers: Headers) -> Refusal | None:
+        token = self.agents or BearerToken("")
+        if sentence := token.refusal(headers.get("authorization", "")):
+            return Refusal(401, sentence)
+        if method != "POST":  # nothing is told unasked, and no session is kept
+            return Refusal(405, "Agents send their requests here by POST.")
+        return self.body.refusal(headers)
 
     def _refused_body(self, method: str, clean: str, headers: Headers) -> Refusal | None:
         if method in ("GET", "HEAD", "OPTIONS"):
@@ -396,6 +410,15 @@ class Limits:
             cost += announced_bytes(headers) / _BYTES_AS_ONE
         return self.charge(visitor, cost)
 
+    def guess(self, visitor: str) -> Refusal | None:
+        """Counts a wrong token like a failed log-in; returns a refusal after too many."""
+        seconds = self.attempts.wait(visitor)
+        if seconds:
+            sentence = f"Too many tokens were wrong; try again {when(seconds)}."
+            return Refusal(429, sentence, seconds)
+        self.attempts.begin(visitor)
+        return None
+
     @asynccontextmanager
     async def taken(self, visitor: str, clean: str, headers: Headers) -> AsyncIterator[None]:
         """Counts the request as open while it runs; expensive ones of a visitor run in sequence."""
@@ -454,6 +477,8 @@ class GatedApp(App):
         user = user_of(self, headers)
         visitor = user or address
         refused = self._gate.refusal(method, scope["path"], headers, user)
+        if clean == AGENTS and refused is not None and refused.status == 401:
+            refused = self._limits.guess(address) or refused
         refused = refused or self._limits.refusal(visitor, clean, headers)
         if refused is not None:
             await self._refuse(refused, clean, scope, receive, send)
@@ -528,6 +553,8 @@ class GatedApp(App):
         headers = {"Cache-Control": "no-store"}
         if has_body(Headers(scope=scope)):
             headers["Connection"] = "close"
+        if clean == AGENTS and refused.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         if refused.seconds:
             headers["Retry-After"] = str(math.ceil(refused.seconds))
         if clean.startswith(_CALLS):

@@ -36,6 +36,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ftlab.basics.bearer import BearerToken
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import RepeatedErrors, RepeatedRefusals, note_refusal, without_inputs
 from ftlab.jobs.control import control_folder
@@ -374,7 +375,8 @@ class Serving:
     """The address of the app, its accounts, and the local folders that visitors may name.
 
     `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
-    trusted addresses and networks whose X-Forwarded-For header gives the client address.
+    trusted addresses and networks whose X-Forwarded-For header gives the client address. `agents`
+    have tools at `/mcp` with that token; `None`: they have none.
     """
 
     host: str = "127.0.0.1"
@@ -385,6 +387,7 @@ class Serving:
     space: str = ""
     proxies: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
+    agents: BearerToken | None = None
 
     @property
     def is_demo(self) -> bool:
@@ -398,6 +401,11 @@ class Serving:
 
     def check(self) -> None:
         """Raises `FtlabError` for an app that would be open to strangers."""
+        if self.agents is not None and (self.is_public or self.is_demo) and not self.agents:
+            raise FtlabError(
+                f"--mcp where others can reach it needs a token; set {self.agents.variable}, as "
+                'python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
+            )
         if self.accounts or self.is_demo or not self.is_public:
             return
         what = "--share" if self.share else f"--host {self.host}"
@@ -475,6 +483,7 @@ class Serving:
             may_upload=not self.is_demo,
             needs_login=bool(self.accounts),
             framed=bool(self.space),
+            agents=self.agents,
             body=BodyLimits(_DEMO_BODY_BYTES if self.is_demo else _BODY_BYTES),
         )
 
@@ -487,6 +496,7 @@ def serving(
     folders: tuple[Path, ...],
     proxies: tuple[str, ...],
     environment: Mapping[str, str],
+    agents: BearerToken | None = None,
 ) -> Serving:
     """Builds `Serving` from command-line values; raises `FtlabError` for a bad folder or proxy."""
     for proxy in proxies:
@@ -509,6 +519,7 @@ def serving(
         folders=tuple(folder.resolve() for folder in folders),
         space=space,
         proxies=proxies or (_SPACE_PROXIES if space else ()),
+        agents=agents,
     )
 
 

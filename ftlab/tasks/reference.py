@@ -25,7 +25,14 @@ from ftlab.tasks.files import (
     to_task_data,
 )
 from ftlab.tasks.registry import TASKS, bundled_data, get_task
-from ftlab.tasks.spec import TEXT_METRICS, TaskData, TaskSpec, get_text_metric
+from ftlab.tasks.spec import (
+    CHRF,
+    TEXT_METRICS,
+    TaskData,
+    TaskMetric,
+    TaskSpec,
+    get_text_metric,
+)
 
 Kind = Literal["bundled", "file", "hub"]
 
@@ -117,6 +124,13 @@ def _metrics(reference: TaskReference) -> list[str]:
     if reference.kind == "bundled" and reference.id in TASKS:
         return [TASKS[reference.id].metric.key]
     return list(TEXT_METRICS)
+
+
+def metric_of(reference: TaskReference) -> TaskMetric | None:
+    """What the task is scored with; `None` for a task or a metric of another version of ftlab."""
+    if reference.kind == "bundled":
+        return TASKS[reference.id].metric if reference.id in TASKS else None
+    return TEXT_METRICS.get(reference.metric or CHRF.key)
 
 
 def load(reference: TaskReference) -> tuple[TaskSpec, TaskData]:

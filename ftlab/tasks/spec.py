@@ -108,12 +108,16 @@ class TaskMetric:
     `score(example, answer)` is in [0, 1], higher is better; a task's score is the mean over its
     examples. `describe(example, answer)` returns a short verdict ("runs, equal"), or "".
     `result_tables(example, answer)` runs both queries again and returns their results, or `None`.
+    `hub_id` is the metric among those of the Hugging Face Hub (https://huggingface.co/metrics), ""
+    for none of them, whose values are `hub_scale` times the score.
     """
 
     key: str
     label: str
     how: str
     score: Callable[[Example, str], float]
+    hub_id: str = ""
+    hub_scale: float = 1.0
     describe: Callable[[Example, str], str] = lambda example, answer: ""
     result_tables: Callable[[Example, str], ResultTables | None] = lambda example, answer: None
 
@@ -180,18 +184,22 @@ CHRF = TaskMetric(
     label="chrF",
     how="Sentence chrF by sacrebleu (character n-grams up to 6, beta 2), from 0 to 1, averaged.",
     score=chrf,
+    hub_id="chrf",
+    hub_scale=100.0,
 )
 ROUGE_L = TaskMetric(
     key="rouge_l",
     label="ROUGE-L",
     how="ROUGE-L F1 by rouge-score (longest common word sequence, no stemming), averaged.",
     score=rouge_l,
+    hub_id="rouge",
 )
 EXACT_MATCH = TaskMetric(
     key="exact_match",
     label="Exact match",
     how="Share of answers that are the reference word for word, white space aside.",
     score=exact_match,
+    hub_id="exact_match",
     describe=_describe_exact_match,
 )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +37,17 @@ from transformers import (
 )
 
 from ftlab.basics.errors import Diverged, FtlabError, one_line
+from ftlab.basics.locks import FileLock, holding
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.records.resume import Checkpoint
-from ftlab.settings.training import TRACKERS, Tracker, TrainingSettings, tensorboard_folder
+from ftlab.settings.training import (
+    TRACKERS,
+    Tracker,
+    TrainingSettings,
+    mlflow_folder,
+    tensorboard_folder,
+)
 from ftlab.training.machine import since, waited_seconds
 from ftlab.training.model import (
     added_loss,
@@ -112,7 +120,7 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 PROJECT = "ftlab"
-"""The trackio project of all runs."""
+"""The trackio project, and MLflow's experiment, of all runs."""
 
 
 def make_trackers(
@@ -143,9 +151,34 @@ def _trackio(run_folder: Path) -> TrainerCallback:
     return TrackioCallback()
 
 
+def _mlflow(run_folder: Path) -> TrainerCallback:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read at its import
+    import mlflow
+    from transformers.integrations import MLflowCallback
+
+    class WrittenAtOnce(MLflowCallback):
+        """Waits for MLflow's threads, which would write during the timed steps."""
+
+        def on_train_begin(self, *given: Any, **named: Any) -> None:
+            super().on_train_begin(*given, **named)
+            mlflow.flush_async_logging()
+
+        def on_log(self, *given: Any, **named: Any) -> None:
+            super().on_log(*given, **named)
+            mlflow.flush_async_logging()
+
+    folder = mlflow_folder(run_folder.parent)
+    with holding(FileLock(folder / ".lock")):  # two runs cannot make the tables at once
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+        mlflow.set_experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT)
+    return WrittenAtOnce()
+
+
 _MAKERS: dict[str, Callable[[Path], TrainerCallback]] = {
     "tensorboard": _tensorboard,
     "trackio": _trackio,
+    "mlflow": _mlflow,
 }
 
 

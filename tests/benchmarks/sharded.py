@@ -5,9 +5,10 @@ Run as: python -m tests.benchmarks.sharded [--ranks N ...] [--steps N] [--varian
 
 Makes a random Llama of 57 M weights (227 MB in fp32), trains it by each method in one process and
 divided over gloo ranks on this CPU, each as a real run, and prints both. Freed memory goes back to
-the system at once here, as a process would else hold more than its tensors take. Ends with status 1
-if a loss differs by more than 1e-5, or a peak falls to a share of one process's that is 10 % off
-the predicted one.
+the system at once here, as a process would else hold more than its tensors take; and what a process
+takes beside them (modules, threads, buffers of oneDNN) is measured by the same run of a tiny model,
+and subtracted. Ends with status 1 if a loss differs by more than 1e-5, or what is left of a peak
+falls to a share of one process's that is 10 % off the predicted one.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ftlab.records.result import RANK_PEAKS
 from ftlab.records.run import RunDirectory
 from tests.benchmarks.product_rate import product_rate
 from tests.conftest import write_task
+from tests.tiny import make_tiny_model
 from tests.training import one_run
 
 CLOSE = 1e-5
@@ -34,6 +37,7 @@ FREED_AT_ONCE = {
     "MALLOC_TOP_PAD_": "0",
 }  # fmt: skip
 VARIANTS = ("full", "lora", "dora", "prompt_tuning")
+_TINY_STEPS = 4
 _MB = 1e6
 
 
@@ -49,28 +53,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = options.model or make_model(folder / "model")
+        tiny = make_tiny_model(folder / "tiny")
+
+        def measured(variant: str, count: int) -> tuple[list[float], Peak]:
+            run = done(folder, model, variant, count, options.steps)
+            other = done(folder, tiny, variant, count, min(options.steps, _TINY_STEPS))
+            peak = Peak(*peaks_of(run), beside(other))
+            print(f"{variant} x {count}: {what_it_took(run)}\n  {peak}", flush=True)
+            return losses_of(run), peak
+
         for variant in options.variants:
-            one = done(folder, model, variant, 1, options.steps)
-            alone = losses_of(one)
+            alone, whole = measured(variant, 1)
             for count in options.ranks:
-                run = done(folder, model, variant, count, options.steps)
-                losses = losses_of(run)
+                losses, part = measured(variant, count)
                 apart = max(abs(a - b) for a, b in zip(alone, losses, strict=True))
                 worst = max(worst, apart)
                 print(f"  losses of {len(losses)} steps differ by {apart:.1e} at most")
-                worst_peak = max(worst_peak, abs(print_fall(one, run)))
+                worst_peak = max(worst_peak, abs(print_fall(whole, part)))
     return 0 if worst <= CLOSE and worst_peak <= CLOSE_PEAK else 1
 
 
-def print_fall(one: RunDirectory, run: RunDirectory) -> float:
+@dataclass(frozen=True)
+class Peak:
+    """The net peak of the rank that took most, predicted, and what is no tensor's of it; bytes."""
+
+    measured: int
+    predicted: int
+    beside: int
+
+    @property
+    def tensors(self) -> int:
+        return max(self.measured - self.beside, 1)  # a tiny model's may be lost in the noise
+
+    def __str__(self) -> str:
+        return (
+            f"without the process's own {self.beside / _MB:.0f} MB: {self.tensors / _MB:.0f} MB, "
+            f"predicted {self.predicted / _MB:.0f} MB ({self.tensors / self.predicted - 1:+.0%})"
+        )
+
+
+def print_fall(whole: Peak, part: Peak) -> float:
     """Prints to what share of one process's the peak fell, and returns how far off that was."""
-    (whole, predicted_whole), (part, predicted_part) = map(peaks_of, (one, run))
-    share, expected = part / whole, predicted_part / predicted_whole
+    share, expected = part.tensors / whole.tensors, part.predicted / whole.predicted
     off = share / expected - 1
     print(
-        f"  the peak fell by {(whole - part) / _MB:.0f} MB, predicted "
-        f"{(predicted_whole - predicted_part) / _MB:.0f} MB; to {share:.3f} of one process's, "
-        f"predicted {expected:.3f} ({off:+.1%})",
+        f"  the peak fell to {share:.3f} of one process's, predicted {expected:.3f} ({off:+.1%}); "
+        f"with the processes' own, to {part.measured / whole.measured:.3f}",
         flush=True,
     )
     return off
@@ -85,6 +113,12 @@ def peaks_of(run: RunDirectory) -> tuple[int, int]:
     assert measured is not None
     assert predicted is not None
     return measured, predicted
+
+
+def beside(run: RunDirectory) -> int:
+    """Bytes that a run of a tiny model took beside its tensors."""
+    measured, predicted = peaks_of(run)
+    return measured - predicted
 
 
 def make_model(folder: Path) -> Path:
@@ -116,29 +150,29 @@ def make_model(folder: Path) -> Path:
 
 
 def done(folder: Path, model: Path, variant: str, count: int, steps: int) -> RunDirectory:
-    """The finished run; prints what it took."""
+    """The finished run."""
     settings: dict[str, Any] = {
         "steps": steps, "batch_size": 4, "shard": count, "eval_examples": 1,
         "eval_answers": False, "learning_rate": 1e-4, "checkpoint_every": 0,
     }  # fmt: skip
     spec = one_run.spec_of(model, write_task(folder), variant, **settings)
-    run = one_run.queued(spec, folder / f"{variant.partition(':')[0]}-{count}")
+    name = f"{variant.partition(':')[0]}-{count}-{model.name}"
+    run = one_run.queued(spec, folder / name)
     command = [sys.executable, "-m", "ftlab.jobs.run_worker", str(run.path)]
     subprocess.run(command, check=False, env=worker_environment(False) | FREED_AT_ONCE)
     result = run.result()
     assert result is not None
     assert result.status == "done", f"{result.reason}\n{run.log_tail()}"
+    return run
+
+
+def what_it_took(run: RunDirectory) -> str:
+    result = run.result()
+    assert result is not None
     measures = result.measures
     peaks = result.environment.get(RANK_PEAKS) or [measures.net_peak_memory_bytes]
     shown = ", ".join("unknown" if peak is None else f"{peak / _MB:.0f}" for peak in peaks)
-    predicted = measures.predicted_net_peak_bytes
-    expected = "" if predicted is None else f", predicted {predicted / _MB:.0f} MB"
-    print(
-        f"{variant} x {count}: net peak {shown} MB{expected}; "
-        f"{measures.step_seconds or 0:.2f} s a step",
-        flush=True,
-    )
-    return run
+    return f"net peak {shown} MB; {measures.step_seconds or 0:.2f} s a step"
 
 
 def losses_of(run: RunDirectory) -> list[float]:

@@ -10,8 +10,10 @@ import pytest
 from rich.console import Console
 
 from ftlab.commands import watch as watch_module
+from ftlab.jobs.control import control_folder, note_trouble
 from ftlab.methods.registry import BASE_METHOD
 from ftlab.records.kept_bases import MEASURED_IN
+from ftlab.records.result import Status
 from ftlab.records.store import Run, RunStore
 from tests.fakes import make_run
 
@@ -56,6 +58,55 @@ def test_a_base_that_was_measured_before_is_not_said_to_have_taken_time(tmp_path
     before, trained = said.getvalue().splitlines()
     assert before == "Base bf16: measured before"
     assert trained.startswith("LoRA: done in ")
+
+
+class LateStore:
+    """A run has a status for some looks, and then another one."""
+
+    def __init__(self, folder: Path, looks: int, before: Status, after: Status) -> None:
+        self.folder = folder
+        self._before, self._after = folder / "before", folder / "after"
+        make_run(self._before, "lora", before, sweep_id=FIRST)
+        make_run(self._after, "lora", after, sweep_id=FIRST)
+        self._looks = looks
+
+    def runs(self) -> list[Run]:
+        self._looks -= 1
+        return RunStore(self._before if self._looks > 0 else self._after).runs()
+
+
+@pytest.mark.parametrize(("looks", "line"), [(5, "LoRA: out of memory"), (9**9, "LoRA: interr")])
+def test_a_dead_worker_is_told_of_once_the_dispatcher_has_recorded_it_or_has_had_the_time(
+    looks: int, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch_module, "_RECORDED_SECONDS", 0.3)
+    store = LateStore(tmp_path, looks, "interrupted", "out_of_memory")
+    (only,) = watched(store)
+    assert only.startswith(line)
+
+
+def test_what_a_cluster_lacks_is_told_once_and_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Path] = []
+    monkeypatch.setattr(watch_module, "_RESTART_AFTER", 0.0)
+    monkeypatch.setattr(watch_module, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(watch_module, "start_dispatcher", started.append)
+    store = LateStore(tmp_path, 20, "queued", "done")
+    control_folder(tmp_path).mkdir()
+    note_trouble(tmp_path, "No Ray cluster answers.")
+    first, last = watched(store)
+    assert first == "No Ray cluster answers."
+    assert last.startswith("LoRA: done")
+    assert len(started) > 10, "one that died with its trouble is started again"
+
+
+def watched(store: LateStore) -> list[str]:
+    """The lines that are printed until its sweep has ended."""
+    said = StringIO()
+    watch_module.watch(store, FIRST, Console(file=said, width=999))  # type: ignore[arg-type]
+    return said.getvalue().splitlines()
 
 
 class InterruptedStore(RunStore):

@@ -1,4 +1,5 @@
-"""Installs ftlab's wheel into a new environment and uses it there, away from the checkout.
+"""Builds ftlab's release, installs its wheel into a new environment and uses it there, away from
+the checkout, beside the runs of an older and of a newer version.
 
 Run as: python -m tests.install.wheel (or `make wheel-test`)
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import email
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -33,12 +35,21 @@ SWEEP = (
     "--eval-examples", "1", "--json",
 )  # fmt: skip
 
+OLDER = "20261125-221850-9f1d"
+"""A recorded sweep: its records have none of the fields that were added since."""
+NEWER = {
+    "20271125-221850-9f1d-01-field": ('"device"', '"planner": "x", "device"'),
+    "20271125-221850-9f1d-02-method": ('"lora"', '"hyper_lora"'),
+}
+"""Runs of a later version: what it writes into spec.json in place of what is known."""
+
 
 def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ftlab-wheel-") as temporary:
         folder = Path(temporary)
-        wheel = build(folder / "dist")
+        check_content(build(folder / "wheel"))
+        wheel = release(folder / "dist")
         check_content(wheel)
         said("built and looked through", began)
         environment = folder / "environment"
@@ -47,12 +58,15 @@ def main() -> None:
         elsewhere = folder / "elsewhere"
         elsewhere.mkdir()
         ftlab = environment / "bin" / "ftlab"
+        others = runs_of_other_versions(elsewhere / "runs")
         check_libraries(ftlab, elsewhere)
         said("libraries are within their bounds", began)
         check_app(ftlab, elsewhere)
         said("the app answers", began)
         check_sweep(ftlab, elsewhere)
         said("two steps of LoRA are done", began)
+        check_runs(ftlab, elsewhere, others)
+        said("runs of an older and a newer version are listed, named and unchanged", began)
 
 
 def build(folder: Path) -> Path:
@@ -64,6 +78,17 @@ def build(folder: Path) -> Path:
     subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
     (wheel,) = folder.glob("ftlab-*.whl")
     return wheel
+
+
+def release(folder: Path) -> Path:
+    """The wheel that `make dist` builds, from the source archive beside it."""
+    build = ROOT / "build" / "dist" / "bin" / "pyproject-build"
+    subprocess.run([build, "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL)
+    wheel, archive = folder.glob("*.whl"), folder.glob("*.tar.gz")
+    assert [path.name for path in archive] == [f"ftlab-{__version__}.tar.gz"]
+    (built,) = wheel
+    assert built.name == f"ftlab-{__version__}-py3-none-any.whl"
+    return built
 
 
 def check_content(wheel: Path) -> None:
@@ -82,7 +107,7 @@ def check_content(wheel: Path) -> None:
     needed = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     always = {one for one in needed if one.marker is None or "extra" not in str(one.marker)}
     assert always == set(read_requirements(requirements_file()))
-    assert metadata.get_all("Provides-Extra") == ["ray", "slurm"]
+    assert metadata.get_all("Provides-Extra") == ["ray", "slurm", "mcp", "track"]
 
 
 def install(wheel: Path, environment: Path) -> None:
@@ -131,7 +156,39 @@ def check_sweep(ftlab: Path, elsewhere: Path) -> None:
     rows = run(ftlab, *SWEEP, folder=elsewhere)
     found = [(row["method"], row["status"], row["steps"], row["reason"]) for row in rows]
     assert found == [("lora", "done", 2, "")], found
-    assert len(list((elsewhere / "runs").glob("*/result.json"))) == 2
+    (sweep,) = {row["sweep_id"] for row in rows}
+    assert len(list((elsewhere / "runs").glob(f"{sweep}*/result.json"))) == 2
+
+
+def runs_of_other_versions(runs: Path) -> dict[Path, bytes]:
+    """Three runs of the first version, and two that a later one may write; every file of them."""
+    recorded = assets_folder() / "recorded" / OLDER
+    for run in ("00-base", "02-full", "03-lora"):
+        shutil.copytree(recorded / f"{OLDER}-{run}", runs / f"{OLDER}-{run}")
+    lora = runs / f"{OLDER}-03-lora"
+    for run, (known, unknown) in NEWER.items():
+        shutil.copytree(lora, runs / run)
+        spec = (lora / "spec.json").read_text().replace(lora.name, run).replace(known, unknown, 1)
+        (runs / run / "spec.json").write_text(spec)
+    return {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+
+
+def check_runs(ftlab: Path, elsewhere: Path, others: dict[Path, bytes]) -> None:
+    """Older runs are rows beside the new one, newer ones are named, and no file of them changed."""
+    done = subprocess.run(
+        [ftlab, "runs", "--format", "json"],
+        cwd=elsewhere, env=own_environment(), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    older = {row["run_id"] for row in json.loads(done.stdout) if row["sweep_id"] == OLDER}
+    assert older == {f"{OLDER}-02-full", f"{OLDER}-03-lora"}
+    assert len(json.loads(done.stdout)) == 3
+    told = done.stderr.splitlines()
+    assert len(told) == len(NEWER), told
+    for line, (run, (_, unknown)) in zip(told, NEWER.items(), strict=True):
+        name = unknown.split('"')[1]
+        assert run in line
+        assert f"'{name}', which ftlab {__version__} does not know" in line, line
+    assert {path: path.read_bytes() for path in others} == others
 
 
 def run(ftlab: Path, *arguments: str, folder: Path) -> list[dict[str, Any]]:

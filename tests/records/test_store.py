@@ -110,15 +110,17 @@ def test_a_sweep_has_its_own_runs_alone_and_its_base_runs_beside_the_table(tmp_p
         ("spec.json", "{ torn", "spec.json cannot be read"),
         ("result.json", '{"status": "do', "result.json cannot be read"),
         ("annotations.json", "{", "annotations.json cannot be read"),
-        ("spec.json", "", "There is no method 'of_the_future'"),
+        ("spec.json", ('"lora"', '"of_the_future"'), "has the method 'of_the_future', which ftlab"),
+        ("spec.json", ('"device"', '"planner": 1, "device"'), "has 'planner', which ftlab"),
+        ("spec.json", ('"steps"', '"hops": 1, "steps"'), "has 'settings.hops', which ftlab"),
     ],
 )
 def test_a_folder_that_cannot_be_read_is_named_and_breaks_nothing(
-    tmp_path: Path, file: str, torn: str, reason: str
+    tmp_path: Path, file: str, torn: str | tuple[str, str], reason: str
 ) -> None:
     whole, broken = make_run(tmp_path), make_run(tmp_path)
-    other = broken.spec_file.read_text().replace('"lora"', '"of_the_future"')
-    (broken.path / file).write_text(torn or other)
+    newer = torn if isinstance(torn, str) else broken.spec_file.read_text().replace(*torn, 1)
+    (broken.path / file).write_text(newer)
     store = RunStore(tmp_path)
     assert store.table()["run_id"].tolist() == [whole.run_id]
     (unreadable,) = store.unreadable

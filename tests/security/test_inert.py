@@ -219,7 +219,7 @@ def test_a_model_card_holds_no_tag_link_or_picture_that_a_name_made(
             facts = yaml.safe_load(front)
             assert set(facts) <= {
                 "base_model", "base_model_relation", "library_name", "pipeline_tag", "tags",
-                "license", "datasets",
+                "license", "datasets", "model-index",
             }  # fmt: skip
             prose = re.sub(r"```python\n.*?```", "", body, flags=re.S)
             assert not re.search(r"<[a-zA-Z!/]", prose)

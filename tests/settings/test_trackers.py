@@ -41,7 +41,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("names", "sentence"),
     [
         (("trackio",), "trackio is not installed; pip install trackio, or leave it out."),
-        (("wandb",), "'wandb' is none of: tensorboard, trackio."),
+        (("mlflow",), "mlflow is not installed; pip install mlflow, or leave it out."),
+        (("wandb",), "'wandb' is none of: tensorboard, trackio, mlflow."),
         (("tensorboard", "tensorboard"), "tensorboard is named twice; name it once."),
     ],
 )
@@ -87,7 +88,7 @@ def test_names_are_read_from_a_word_or_a_list(given: object, names: tuple[str, .
 
 @pytest.mark.parametrize("given", [7, [7], {"a": 1}, True])
 def test_a_value_that_is_no_name_is_refused(given: object) -> None:
-    with pytest.raises(FtlabError, match="it must be names out of: tensorboard, trackio"):
+    with pytest.raises(FtlabError, match="it must be names out of: tensorboard, trackio, mlflow"):
         parse_trackers(given)
     reading = read_request("bundled", SQL, ["lora"], {"settings.report_to": given})
     assert [error.field for error in reading.errors] == ["settings.report_to"]
@@ -105,7 +106,7 @@ def test_page_and_command_line_ask_for_the_same() -> None:
 @pytest.mark.parametrize(
     ("there", "offered"),
     [
-        (set(TRACKERS), ["tensorboard", "trackio"]),
+        (set(TRACKERS), ["tensorboard", "trackio", "mlflow"]),
         ({"tensorboard"}, ["tensorboard"]),
         (set(), []),
     ],
@@ -125,3 +126,4 @@ def test_logs_lie_beside_the_runs() -> None:
     runs = Path("runs")
     assert training.tensorboard_folder(runs / "r1") == runs / "r1" / "tensorboard"
     assert training.trackio_folder(runs) == runs / "trackio"
+    assert training.mlflow_folder(runs) == runs / "mlflow"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import runpy
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from ftlab.__main__ import main
 from ftlab.basics.errors import FtlabError
@@ -18,9 +20,12 @@ from ftlab.records.recording import machine_path
 from ftlab.records.store import Run, read_run
 from ftlab.share.bundle import run_bundle, write_zip
 from ftlab.share.model_card import model_card
+from ftlab.share.weights import Kind
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run, make_sweep
 from tests.share.conftest import Train
+
+MERGED = MergeRecord("bf16", 1, 2.0, 0.0, score_after_merge=0.69, loss_after_merge=1.32)
 
 
 def packed(run: Run, folder: Path) -> tuple[Path, Path]:
@@ -78,7 +83,9 @@ def test_a_zip_holds_what_is_needed_and_its_card_says_how_to_load_it(
 def test_a_card_has_the_measures_the_settings_and_the_base_with_its_licence(tmp_path: Path) -> None:
     *_, directory = make_sweep(tmp_path, ("lora",))
     card = model_card(read_run(directory), "adapter")
-    assert front(card) == {
+    head = front(card)
+    del head["model-index"]
+    assert head == {
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
         "base_model_relation": "adapter",
         "library_name": "peft",
@@ -116,11 +123,52 @@ def test_a_data_set_of_the_hub_is_named_in_the_front_matter(tmp_path: Path) -> N
 
 
 def test_the_card_of_a_merged_model_has_the_scores_after_merging(tmp_path: Path) -> None:
-    record = MergeRecord("bf16", 1, 2.0, 0.0, score_after_merge=0.69, loss_after_merge=1.32)
-    card = model_card(read_run(make_run(tmp_path)), "model", record)
+    card = model_card(read_run(make_run(tmp_path)), "model", MERGED)
     assert front(card)["base_model_relation"] == "merge"
     assert "after merging" in card
     assert "| 0.69 |" in card
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "merged", "data", "scores"),
+    [
+        (TaskReference("bundled", "sql"), "adapter", None, ("json", "SQL of ftlab"),
+         {"accuracy": 0.71, "loss": 1.31}),
+        (TaskReference("bundled", "sql"), "model", MERGED, ("json", "SQL of ftlab"),
+         {"accuracy": 0.69, "loss": 1.32}),
+        (TaskReference("bundled", "medical"), "adapter", None, ("json", "Medical summary of ftlab"),
+         {"rouge": 0.71, "loss": 1.31}),
+        (TaskReference("file", "/home/me/secret.csv"), "weights", None,
+         ("csv", "the trainer's own file"), {"chrf": 71.0, "loss": 1.31}),
+        (TaskReference("hub", "owner/data", metric="exact_match"), "adapter", None,
+         ("owner/data", "owner/data"), {"exact_match": 0.71, "loss": 1.31}),
+        (TaskReference("bundled", "of_a_later_version"), "adapter", None,
+         ("json", "a task of ftlab"), {"loss": 1.31}),
+    ],
+)  # fmt: skip
+def test_the_hub_reads_the_results_of_a_card_without_a_file_of_the_trainer(
+    task: TaskReference, kind: Kind, merged: MergeRecord | None, data: tuple[str, str],
+    scores: dict[str, float], tmp_path: Path,
+) -> None:  # fmt: skip
+    card = ModelCard(model_card(read_run(make_run(tmp_path, task=task)), kind, merged))
+    results = card.data.eval_results
+    assert results is not None
+    assert {one.metric_type: one.metric_value for one in results} == scores
+    named = (data[0], f"{data[1]}, 64 test examples")
+    assert {(one.dataset_type, one.dataset_name) for one in results} == {named}
+    assert {one.task_type for one in results} == {card.data.pipeline_tag}
+    assert "secret" not in card.data.to_yaml()
+
+
+def test_results_are_left_out_of_a_card_for_the_hub_where_none_were_measured(
+    tmp_path: Path,
+) -> None:
+    run = read_run(make_run(tmp_path))
+    assert run.result is not None
+    for score in (None, float("nan")):
+        measures = replace(run.result.measures, score_after=score, eval_loss_after=None)
+        unmeasured = replace(run, result=replace(run.result, measures=measures))
+        assert "model-index" not in front(model_card(unmeasured, "adapter"))
 
 
 def test_a_run_without_weights_says_why(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from transformers import TrainerCallback
 
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import Variant
-from ftlab.settings.training import tensorboard_folder
+from ftlab.settings.training import mlflow_folder, tensorboard_folder
 from ftlab.training import trainer
 from ftlab.training.run import RunRecord
 from ftlab.training.trainer import CarefulTracker, make_trackers
@@ -171,3 +173,75 @@ def test_tensorboard_gets_the_losses_of_a_real_run(
     losses = [event.value for event in events.Scalars("train/loss")]
     assert len(losses) == STEPS
     assert losses[-1] == pytest.approx(record.measures.train_loss_last)
+
+
+def test_mlflow_gets_the_losses_of_a_real_run(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed here")
+    monkeypatch.chdir(tmp_path)
+    makers = {"mlflow": trainer._mlflow}
+    record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    (run,) = mlflow.search_runs(experiment_names=["ftlab"], output_format="list")
+    assert (run.info.run_name, run.info.status) == (run_id, "FINISHED")
+    losses = mlflow.MlflowClient().get_metric_history(run.info.run_id, "loss")
+    assert [each.step for each in losses] == [1, 2, 3]
+    assert losses[-1].value == pytest.approx(record.measures.train_loss_last)
+    assert mlflow.get_tracking_uri() == f"sqlite:///{mlflow_folder(tmp_path)}/mlflow.db"
+
+
+FAKE_MLFLOW = """
+import json, os
+from types import SimpleNamespace
+
+__version__ = "3.17.2"
+utils = SimpleNamespace(validation=SimpleNamespace(
+    MAX_PARAM_VAL_LENGTH=6000, MAX_PARAMS_TAGS_PER_BATCH=100))
+calls, waiting, run = [], [], None
+
+
+def is_tracking_uri_set(): return True
+def get_tracking_uri(): return calls[0][1]
+def set_tracking_uri(uri): calls.append(["uri", uri])
+def set_experiment(name): calls.append(["experiment", name])
+def active_run(): return run
+def start_run(run_name, nested):
+    global run
+    run = SimpleNamespace(info=SimpleNamespace(run_id=run_name))
+    calls.append(["run", run_name])
+def log_params(values, synchronous): assert not synchronous; waiting.append("params")
+def log_metrics(metrics, step, synchronous):
+    assert not synchronous and not waiting, "the last ones are not written yet"
+    waiting.append([step, metrics.get("loss")])
+def flush_async_logging():
+    calls.extend(["written", each] for each in waiting)
+    waiting.clear()
+def end_run():
+    global run
+    run = None
+    calls.append(["end", os.environ["MLFLOW_DISABLE_TELEMETRY"]])
+"""
+"""What transformers' callback calls of MLflow; metrics wait until they are flushed."""
+
+
+def test_mlflow_has_written_each_loss_when_the_next_step_begins(
+    tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "packages").mkdir()
+    (tmp_path / "packages" / "mlflow.py").write_text(FAKE_MLFLOW)
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.delitem(sys.modules, "mlflow", raising=False)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    makers = {"mlflow": trainer._mlflow}
+    record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
+    fake = sys.modules.pop("mlflow")
+    os.environ.pop("MLFLOW_DISABLE_TELEMETRY")
+    assert not any("ogg" in note for note in record.notes)
+    assert fake.calls[:3] == [
+        ["uri", f"sqlite:///{mlflow_folder(tmp_path)}/mlflow.db"],
+        ["experiment", "ftlab"], ["run", run_id],
+    ]  # fmt: skip
+    written = [what for name, what in fake.calls if name == "written" and what != "params"]
+    assert [step for step, loss in written if loss is not None] == [1, 2, 3]
+    assert fake.calls[-1] == ["end", "true"]

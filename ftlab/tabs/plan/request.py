@@ -106,7 +106,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     step = Step(**read_settings(Step, given, errors, PREFIX))
     model = None
     try:
-        model = _named_config(
+        model = named_config(
             str(given.get(f"{PREFIX}config") or "").strip() or str(target.model), access
         )
     except FtlabError as error:
@@ -130,7 +130,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     return Plan(model, target.card, target.price, step, chosen, asked, name, link_of(given))
 
 
-def _named_config(text: str, access: Access) -> NamedConfig:
+def named_config(text: str, access: Access) -> NamedConfig:
     """Calls `find_config` if the visitor may name that model; checks access before any file."""
     name = text.strip()
     if name and not name.startswith("{") and known_model(name) is None:

@@ -34,10 +34,11 @@ from ftlab.records.result import OPEN
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import Annotations, parse_tags, write_annotations
 from ftlab.records.store import Run, RunStore, sweep_data
-from ftlab.share.bundle import bundle_name, run_bundle, write_zip, zip_script
+from ftlab.share.bundle import run_bundle, write_zip, zip_script
 from ftlab.share.gguf_control import file_name as gguf_name
 from ftlab.share.gguf_control import usual_type, write_in_process
 from ftlab.share.merge_control import start_merge, why_not_mergeable
+from ftlab.share.model_card import bundle_name
 from ftlab.share.pack import file_name, pack_sweep, why_not_packable
 from ftlab.share.unpack import remove_opened
 from ftlab.share.weights import script_base, script_command, why_no_weights

@@ -227,6 +227,7 @@ EXECUTION_MATCH = TaskMetric(
     label="SQL score",
     how="Share of answers whose query returns the reference's rows from a small SQLite table.",
     score=execution_match,
+    hub_id="accuracy",
     describe=describe,
     result_tables=result_tables,
 )

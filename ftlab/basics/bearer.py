@@ -1,0 +1,49 @@
+"""A secret that programs send with each request: `Authorization: Bearer …`."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
+
+from ftlab.basics.errors import FtlabError
+
+MIN_CHARACTERS = 16
+"""Shortest secret; `python -c "import secrets; print(secrets.token_urlsafe())"` makes one."""
+
+
+@dataclass(frozen=True)
+class BearerToken:
+    """The secret of the environment's `variable`, which is not in the repr; "": none is needed."""
+
+    variable: str
+    secret: str = field(default="", repr=False)
+
+    def __bool__(self) -> bool:
+        return bool(self.secret)
+
+    def refusal(self, authorization: str) -> str:
+        """Why a request with that header is not let in; "" if it is."""
+        if not self.secret:
+            return ""
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            return f"Send the token: Authorization: Bearer, and what {self.variable} holds here."
+        if not hmac.compare_digest(given.strip().encode(), self.secret.encode()):
+            return f"That is not the token that {self.variable} holds here; it may have changed."
+        return ""
+
+
+def read_token(variable: str, environment: MutableMapping[str, str]) -> BearerToken:
+    """The token of that variable, which is removed, so that no child process inherits it.
+
+    Raises `FtlabError` for one that could be guessed, or that no header can hold.
+    """
+    secret = environment.pop(variable, "").strip()
+    if secret and len(secret) < MIN_CHARACTERS:
+        raise FtlabError(
+            f"The token in {variable} has {len(secret)} characters; give at least {MIN_CHARACTERS}."
+        )
+    if not secret.isascii() or not secret.isprintable():
+        raise FtlabError(f"The token in {variable} must be printable ASCII, for a header holds it.")
+    return BearerToken(variable, secret)
