@@ -12,6 +12,7 @@ from ftlab.commands import (
     app,
     cancel,
     doctor,
+    export,
     generate,
     grid,
     import_results,
@@ -39,8 +40,8 @@ from ftlab.commands.program import Program
 
 COMMANDS = (
     app, sweep, send, tune, race, prove, predict, runs, recommend, report, generate, grid, serve,
-    serving, adapter, merge, push, script, cancel, resume, methods, model, doctor, import_results,
-    pack, open_sweep,
+    serving, adapter, merge, export, push, script, cancel, resume, methods, model, doctor,
+    import_results, pack, open_sweep,
 )  # fmt: skip
 
 

@@ -78,9 +78,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """What each family's configuration says beside the common sizes."""
 
 
-def config_of(family: str) -> Any:
+def config_of(family: str, **more: Any) -> Any:
     return AutoConfig.for_model(
-        family, **(_SIZES | _NO_DROPOUT | {"initializer_range": 0.1} | FAMILIES[family])
+        family, **(_SIZES | _NO_DROPOUT | {"initializer_range": 0.1} | FAMILIES[family] | more)
     )
 
 

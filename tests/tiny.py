@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -47,4 +48,16 @@ def make_tiny_model(
     )
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def give_merges(folder: Path) -> Path:
+    """Gives the model's byte-level tokenizer six merges; llama.cpp takes none without merges."""
+    file = folder / "tokenizer.json"
+    raw = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = raw["model"]["vocab"]
+    for pair in (["t", "h"], ["th", "e"], ["Ġ", "the"], ["i", "n"], ["Ċ", "Ċ"], ["Ġ", "Ġ"]):
+        vocabulary["".join(pair)] = max(vocabulary.values()) + 1
+        raw["model"]["merges"].append(pair)
+    file.write_text(json.dumps(raw), encoding="utf-8")
     return folder

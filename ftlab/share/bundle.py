@@ -112,12 +112,12 @@ def new_zip(target: Path) -> Iterator[zipfile.ZipFile]:
         ) from None
 
 
-def check_room(needed: int, folder: Path) -> None:
+def check_room(needed: int, folder: Path, what: str = "The zip") -> None:
     """Checks the free space first: a sparse file can be larger than the disk and would fill it."""
     free = shutil.disk_usage(folder).free
     if needed + _KEPT_FREE > free:
         raise FtlabError(
-            f"The zip takes {format_bytes(needed)} and '{folder}' has {format_bytes(free)} free; "
+            f"{what} takes {format_bytes(needed)} and '{folder}' has {format_bytes(free)} free; "
             "free some space."
         )
 

@@ -30,6 +30,7 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.store import read_run
 from ftlab.settings.training import TrainingSettings
 from ftlab.share.bundle import zip_script
+from ftlab.share.gguf_control import write_in_process
 from ftlab.share.merge_control import start_merge
 from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run
@@ -114,6 +115,9 @@ WITHOUT_NEED: dict[str, Callable[[Path], object]] = {
     "the probe of torch": lambda folder: check_torch(devices.resolve_device("cpu")),
     "the list of cards": lambda folder: devices._named_by_torch(),
     "the conversion of the bundled model": lambda folder: bundled._convert(folder, folder),
+    "a GGUF file": lambda folder: write_in_process(
+        read_run(run_of(folder)), folder, folder / "a.gguf"
+    ),
     "a script": lambda folder: zip_script(read_run(run_of(folder)), folder, folder / "a.zip"),
 }
 IN_NEED: dict[str, Callable[[Path], object]] = {

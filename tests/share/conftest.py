@@ -17,7 +17,7 @@ from ftlab.records.spec import SweepRequest
 from ftlab.records.store import Run, read_run
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
-from tests.tiny import make_tiny_model
+from tests.tiny import give_merges, make_tiny_model
 
 Train = Callable[..., Run]
 
@@ -36,7 +36,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def export_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of these tests' own: one of them changes its weights for a moment."""
-    return make_tiny_model(tmp_path_factory.mktemp("export") / "tiny-llama")
+    return give_merges(make_tiny_model(tmp_path_factory.mktemp("export") / "tiny-llama"))
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import Annotations, parse_tags, write_annotations
 from ftlab.records.store import Run, RunStore, sweep_data
 from ftlab.share.bundle import run_bundle, write_zip, zip_script
+from ftlab.share.gguf_control import file_name as gguf_name
+from ftlab.share.gguf_control import usual_type, write_in_process
 from ftlab.share.merge_control import start_merge, why_not_mergeable
 from ftlab.share.model_card import bundle_name
 from ftlab.share.pack import file_name, pack_sweep, why_not_packable
@@ -231,6 +233,7 @@ class Use:
                 self.merge = small_button("Merge", 124, elem_id="use-merge")
                 self.cancel = small_button("Cancel merge", 124, variant="stop", visible=False)
                 self.merged = small_button("Merged zip", 124, visible=False, elem_id="use-merged")
+                self.gguf = small_button("GGUF", 80, visible=False, elem_id="use-gguf")
                 self.about_merge = H(elem_id="use-about-merge")
             with gr.Row(elem_classes="ft-use-row", visible=may_pack):
                 self.pack = small_button("Pack sweep", 124, elem_id="use-pack")
@@ -261,7 +264,7 @@ class Use:
         """The components that `use_view` updates."""
         return [
             self.block, self.zip, self.about_zip, self.merge, self.cancel, self.merged,
-            self.about_merge, self.pack, self.adapters, self.about_pack, self.script,
+            self.gguf, self.about_merge, self.pack, self.adapters, self.about_pack, self.script,
             self.about_script, self.command, self.timer,
         ]  # fmt: skip
 
@@ -320,6 +323,7 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore, access: Access = EVERY
     use.timer.tick(lambda run_id: use_view(store, run_id), chosen, use.view, **QUIET)
     offer(use.zip, "Packing …", zip_file)
     offer(use.merged, "Packing …", partial(zip_file, merged=True))
+    offer(use.gguf, "Writing the GGUF file and reading it back …", gguf_file)
     offer(use.script, "Writing the script, which takes some seconds …", script_file)
 
 
@@ -328,7 +332,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
     try:
         run = store.find(run_id)
     except (FtlabError, OSError):  # imported, deleted, or no run is opened
-        return [gr.Accordion(visible=False), *[gr.skip()] * 12, gr.Timer(active=False)]
+        return [gr.Accordion(visible=False), *[gr.skip()] * 13, gr.Timer(active=False)]
     none, fixed = why_no_weights(run), why_not_mergeable(run)
     merge = MergeDirectory(run.directory)
     merging = merge.status() in OPEN
@@ -340,6 +344,7 @@ def use_view(store: RunStore, run_id: str) -> list[Any]:
         note_html(none or _about_zip(run)),
         gr.Button(interactive=not fixed, visible=not merging),
         gr.Button(visible=merging),
+        gr.Button(visible=has_merged),
         gr.Button(visible=has_merged),
         merge_html(run, merge, fixed),
         *_pack_view(store, run),
@@ -422,6 +427,13 @@ def zip_file(run: Run, store: RunStore, merged: bool = False) -> Path:
     bundle = run_bundle(run, merged)
     target = _folder(run) / f"{bundle.name}.zip"
     write_zip(bundle, target)
+    return target
+
+
+def gguf_file(run: Run, store: RunStore) -> Path:
+    """The merged model in the usual type, for llama.cpp."""
+    target = _folder(run) / gguf_name(run, usual_type(adapter=False), adapter=False)
+    write_in_process(run, store.folder, target)
     return target
 
 

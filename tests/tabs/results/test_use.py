@@ -14,14 +14,15 @@ from ftlab.basics.files import default_runs_folder
 from ftlab.basics.processes import WorkerEnded, start_time
 from ftlab.records.merge import MergeDirectory, MergeRecord
 from ftlab.records.store import Run, RunStore, read_run
-from ftlab.share import bundle
+from ftlab.share import bundle, gguf_control
 from ftlab.tabs.results import actions as results_use
-from ftlab.tabs.results.actions import push_command, script_file, use_view, zip_file
+from ftlab.tabs.results.actions import gguf_file, push_command, script_file, use_view, zip_file
 from tests.fakes import DEAD_PID, make_run, make_sweep
 from tests.share.test_merge_process import with_adapter
 
-NAMES = ("block", "zip", "about_zip", "merge", "cancel", "merged", "about_merge", "pack",
-         "adapters", "about_pack", "script", "about_script", "command", "timer")  # fmt: skip
+NAMES = ("block", "zip", "about_zip", "merge", "cancel", "merged", "gguf", "about_merge",
+         "pack", "adapters", "about_pack", "script", "about_script", "command",
+         "timer")  # fmt: skip
 
 
 def view(folder: Path, run_id: str, recorded: Path | None = None) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def test_a_finished_run_offers_everything(run: Run, tmp_path: Path) -> None:
     assert f"push {run.run_id} --repo OWNER/NAME" in seen["command"].value
     assert not seen["timer"].active
     assert not seen["merged"].visible
+    assert not seen["gguf"].visible
 
 
 def test_a_recorded_run_says_that_it_has_no_weights_but_has_a_script(tmp_path: Path) -> None:
@@ -108,6 +110,7 @@ def test_a_merged_model_shows_both_scores_and_can_be_downloaded(run: Run, tmp_pa
     (run.directory.merged / "model.safetensors").write_bytes(b"")
     seen = view(tmp_path, run.run_id)
     assert seen["merged"].visible
+    assert seen["gguf"].visible
     assert "Score 0.71 before merging, 0.70 after (-0.01, 95 % interval" in seen["about_merge"]
     assert "269 MB in bf16" in seen["about_merge"]
 
@@ -157,3 +160,23 @@ def test_an_interrupted_merge_leaves_a_way_on(run: Run, tmp_path: Path) -> None:
     assert seen["merge"].visible
     assert seen["merge"].interactive
     assert "ended without a result" in seen["about_merge"]
+
+
+def test_the_gguf_file_is_made_in_a_process_and_its_refusal_is_said(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made(command: list[str], **_: Any) -> str:
+        assert run.run_id in command
+        Path(command[command.index("-o") + 1]).write_bytes(b"GGUF")
+        return ""
+
+    def refused(command: list[str], **_: Any) -> str:
+        raise WorkerEnded(2, last="ftlab: mamba is not written as GGUF.")
+
+    monkeypatch.setattr(gguf_control, "answer_once", made)
+    file = gguf_file(run, RunStore(tmp_path))
+    assert file.read_bytes() == b"GGUF"
+    assert file.name.endswith("-merged-f16.gguf")
+    monkeypatch.setattr(gguf_control, "answer_once", refused)
+    with pytest.raises(FtlabError, match="No GGUF: mamba is not written as GGUF"):
+        gguf_file(run, RunStore(tmp_path))
