@@ -22,7 +22,7 @@ from tests.llama_cpp import IS_HERE, LlamaCpp
 
 pytestmark = pytest.mark.model
 
-PUBLISHED = Path(__file__).parents[1] / "data" / "smollm2_135m_instruct_gguf.json"
+PUBLISHED = Path(__file__).with_name("smollm2_135m_instruct_gguf.json")
 OF_ITS_TYPE = {"GGUF.kv_count", "general.file_type", "general.name"}
 """What differs with the type of the weights, with the number of keys, and with the run."""
 
