@@ -57,7 +57,7 @@ def measured_bytes(question: Question) -> int:
 def peak_of_block() -> Iterator[list[int]]:
     """Yields a list that holds, after the block, the peak of the bytes that it allocated."""
     found = [0]
-    gc.collect()  # what earlier tests left would else be freed within the block, and count against it
+    gc.collect()  # what earlier tests left would else be freed within the block
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         yield found
     now = 0
