@@ -46,7 +46,7 @@ from ftlab.settings.schema import errors_in
 from ftlab.settings.training import TrainingSettings
 from ftlab.share.card_content import card_of
 from ftlab.share.report_markdown import markdown_report
-from ftlab.tabs.api import api_reading, api_task, calls_of
+from ftlab.tabs.api import api_request, api_task, calls_of
 from ftlab.tabs.context import AppContext, check_texts
 from ftlab.tabs.gate import AGENTS
 from ftlab.tabs.plan.request import ON_FORM, named_config
@@ -170,7 +170,7 @@ def tools_of(context: AppContext) -> list[AgentTool]:
         context.access.check_training()
         context.access.check_task_text(task)
         reference = api_task(task, columns, metric, "", "")
-        reading = api_reading(
+        reading = api_request(
             model, reference, methods or list(METHODS), _SEEDS_OF_A_RACE, {}, settings,
             context.access,
         )  # fmt: skip

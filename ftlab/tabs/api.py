@@ -13,7 +13,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.words import shown_name
 from ftlab.jobs.control import request_cancel, start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access, check_inputs
-from ftlab.jobs.launch import ValidRequest, enqueue_sweep
+from ftlab.jobs.launch import enqueue_sweep
 from ftlab.methods.limits import FIELD as MATCH
 from ftlab.records.spec import SweepRequest
 from ftlab.settings.schema import fields_of
@@ -82,7 +82,9 @@ def calls_of(context: AppContext) -> dict[str, Callable[..., Any]]:
         context.access.check_training()
         context.access.check_task_text(task)
         reference = api_task(task, columns, metric, hub_config, hub_split)
-        request = api_request(model, reference, methods, seeds, given, settings, context.access)
+        access = context.access
+        reading = api_request(model, reference, methods, seeds, given, settings, access)
+        request = reading.checked()
         check_inputs(request, context.models)
         specs = enqueue_sweep(request, context.runs_folder)
         start_dispatcher(context.runs_folder)
@@ -169,21 +171,9 @@ def api_request(
     given: dict[str, Any],
     settings: dict[str, Any],
     access: Access = EVERYTHING,
-) -> ValidRequest:
-    """Builds the request from plain values; raises `FtlabError` with a sentence per problem."""
-    return api_reading(model, task, methods, seeds, given, settings, access).checked()
-
-
-def api_reading(
-    model: str,
-    task: TaskReference,
-    methods: list[str],
-    seeds: str,
-    given: dict[str, Any],
-    settings: dict[str, Any],
-    access: Access = EVERYTHING,
 ) -> Reading:
-    """Reads the request with its errors; raises `FtlabError` for an unknown setting."""
+    """Reads the request, with its errors, from plain values; raises `FtlabError` for an unknown
+    setting."""
     outer = {MATCH} | {name for name, found in _REQUEST.items() if found.setting.is_on_form}
     outer -= {"seeds"}  # a parameter of its own
     known = outer | {name for name, found in _SETTINGS.items() if found.setting.is_on_form}

@@ -20,20 +20,19 @@ from tests.fakes import make_run
 FIRST, SECOND = "20261125-120000-aaaa", "20261125-120100-bbbb"
 
 
-class MovingStore:
-    """A folder in which the first sweep runs for some looks, and then both are done."""
+class LateStore:
+    """One folder for some looks, and then another one; with a run of the first sweep in both."""
 
-    def __init__(self, folder: Path, looks: int) -> None:
+    def __init__(self, folder: Path, looks: int, before: Status, after: Status = "done") -> None:
         self.folder = folder
-        self._before, self._after = folder / "before", folder / "after"
-        make_run(self._before, "lora", "running", sweep_id=FIRST)
-        make_run(self._before, "lora", "queued", sweep_id=SECOND)
-        make_run(self._after, "lora", "done", sweep_id=SECOND)
+        self.before, self.after = folder / "before", folder / "after"
+        make_run(self.before, "lora", before, sweep_id=FIRST)
+        make_run(self.after, "lora", after, sweep_id=FIRST)
         self._looks = looks
 
     def runs(self) -> list[Run]:
         self._looks -= 1
-        return RunStore(self._before if self._looks > 0 else self._after).runs()
+        return RunStore(self.before if self._looks > 0 else self.after).runs()
 
 
 def test_a_sweep_behind_another_one_waits_without_starting_dispatchers(
@@ -43,7 +42,10 @@ def test_a_sweep_behind_another_one_waits_without_starting_dispatchers(
     monkeypatch.setattr(watch_module, "_RESTART_AFTER", 0.02)
     monkeypatch.setattr(watch_module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(watch_module, "start_dispatcher", started.append)
-    watch_module.watch(MovingStore(tmp_path, looks=20), SECOND, Console(quiet=True))  # type: ignore[arg-type]
+    store = LateStore(tmp_path, 20, "running")
+    make_run(store.before, "lora", "queued", sweep_id=SECOND)
+    make_run(store.after, "lora", "done", sweep_id=SECOND)
+    watch_module.watch(store, SECOND, Console(quiet=True))  # type: ignore[arg-type]
     assert started == []
 
 
@@ -58,21 +60,6 @@ def test_a_base_that_was_measured_before_is_not_said_to_have_taken_time(tmp_path
     before, trained = said.getvalue().splitlines()
     assert before == "Base bf16: measured before"
     assert trained.startswith("LoRA: done in ")
-
-
-class LateStore:
-    """A run has a status for some looks, and then another one."""
-
-    def __init__(self, folder: Path, looks: int, before: Status, after: Status) -> None:
-        self.folder = folder
-        self._before, self._after = folder / "before", folder / "after"
-        make_run(self._before, "lora", before, sweep_id=FIRST)
-        make_run(self._after, "lora", after, sweep_id=FIRST)
-        self._looks = looks
-
-    def runs(self) -> list[Run]:
-        self._looks -= 1
-        return RunStore(self._before if self._looks > 0 else self._after).runs()
 
 
 @pytest.mark.parametrize(("looks", "line"), [(5, "LoRA: out of memory"), (9**9, "LoRA: interr")])
@@ -93,7 +80,7 @@ def test_what_a_cluster_lacks_is_told_once_and_waited_for(
     monkeypatch.setattr(watch_module, "_RESTART_AFTER", 0.0)
     monkeypatch.setattr(watch_module, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(watch_module, "start_dispatcher", started.append)
-    store = LateStore(tmp_path, 20, "queued", "done")
+    store = LateStore(tmp_path, 20, "queued")
     control_folder(tmp_path).mkdir()
     note_trouble(tmp_path, "No Ray cluster answers.")
     first, last = watched(store)

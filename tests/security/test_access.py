@@ -150,7 +150,7 @@ def test_nothing_is_previewed_of_a_file_that_may_not_be_named(place: Path, acces
 
 
 def request(model: str, task: TaskReference, access: Access) -> Any:
-    return api_request(model, task, ["lora"], "0", {}, {}, access)
+    return api_request(model, task, ["lora"], "0", {}, {}, access).checked()
 
 
 @pytest.mark.hostile("local paths")

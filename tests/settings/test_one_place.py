@@ -61,7 +61,7 @@ request = request_from(
 )
 again = api_request(
     "bundled", parse_task("sql"), ["lora"], "0", {}, {"label_smoothing": 0.1, "priority": 7}
-)
+).checked()
 spec = load_spec(dump_spec(plan_sweep(request)[-1]))
 wrong = replace(
     request, priority=10, settings=replace(request.settings, label_smoothing=0.7)

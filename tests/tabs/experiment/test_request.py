@@ -212,14 +212,14 @@ def test_a_model_that_is_not_on_this_machine_cannot_be_matched() -> None:
 
 
 def test_the_api_matches_too(tiny_model: Path) -> None:
-    request = api_request(str(tiny_model), SQL, ["lora"], "0", {}, {"match": "10k"})
+    request = api_request(str(tiny_model), SQL, ["lora"], "0", {}, {"match": "10k"}).checked()
     assert request.variants == read(model=tiny_model, match="10k").request.variants
 
 
 @pytest.mark.parametrize("name", ["eval_split", "eval_answers", "memory_limit", "seeds", "matsch"])
 def test_the_api_refuses_settings_that_it_does_not_use(name: str) -> None:
     with pytest.raises(FtlabError, match=f"no setting '{name}'"):
-        api_request("bundled", SQL, ["lora"], "0", {}, {name: "tuning"})
+        api_request("bundled", SQL, ["lora"], "0", {}, {name: "tuning"}).checked()
 
 
 @pytest.mark.parametrize("text", WRONG["peft_json"])
