@@ -13,7 +13,9 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
@@ -61,6 +63,7 @@ LONGEST_WAIT = 50.0
 """Seconds after which a tool answers with what it has: clients give a call a minute."""
 
 _LOOK_SECONDS = 1.0
+_MOST_AT_ONCE = 16  # calls; further ones wait
 _VISITOR = Visitor("an agent")
 _SEEDS_OF_A_RACE = "0, 1, 2"
 _DEFAULTS = SweepRequest()
@@ -414,11 +417,14 @@ def _server(tools: list[AgentTool]) -> MCPServer[Any]:
                 )
             return await super().call_tool(name, arguments, context)
 
+    threads = ThreadPoolExecutor(_MOST_AT_ONCE, "agent")  # one that waits takes none of the page
+
     def told(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)  # with its signature, of which the schema is made
-        def called(**named: Any) -> str:
+        async def called(**named: Any) -> str:
             try:
-                found = call(**named)
+                loop = asyncio.get_running_loop()
+                found = await loop.run_in_executor(threads, partial(call, **named))
             except FtlabError as error:
                 raise ToolError(str(error)) from None
             return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
@@ -446,28 +452,27 @@ class _Endpoint:
 
     def __init__(self, server: MCPServer[Any]) -> None:
         self._server = server
-        self._manager: StreamableHTTPSessionManager | None = None
         self._task: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._manager is None:
-            await self._begin()
-        assert self._manager is not None
+        async with self._turn:
+            if self._task is None:
+                await self._begin()
         await self._manager.handle_request(scope, receive, send)
 
     async def _begin(self) -> None:
         from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-        manager = StreamableHTTPSessionManager(
+        self._manager: StreamableHTTPSessionManager = StreamableHTTPSessionManager(
             self._server._lowlevel_server, json_response=True, stateless=True
         )
         begun = asyncio.Event()
 
         async def live() -> None:
-            async with manager.run():
+            async with self._manager.run():
                 begun.set()
                 await asyncio.Event().wait()
 
         self._task = asyncio.create_task(live())
         await begun.wait()
-        self._manager = manager
