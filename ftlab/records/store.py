@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.files import OF_A_NEWER_VERSION
 from ftlab.basics.words import shorten, some_names
-from ftlab.methods.registry import METHODS, get_method
+from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
 from ftlab.records.index import FEWEST_NEW, FEWEST_RUNS, IndexedRun, add_to_index, read_index
 from ftlab.records.metrics import METRICS
@@ -364,8 +364,12 @@ def read_run(directory: RunDirectory, origin: Origin = "measured") -> Run:
     """One run from its folder; raises `FtlabError` if a file of it cannot be read."""
     changes = Changes.of(directory)
     spec = directory.spec()
-    if spec.variant is not None and spec.variant.method not in METHODS:
-        raise FtlabError(f"spec.json has the method '{spec.method[:80]}', {OF_A_NEWER_VERSION}")
+    if spec.variant is not None:
+        try:
+            get_method(spec.variant.method)
+        except FtlabError:
+            words = f"spec.json has the method '{spec.method[:80]}', {OF_A_NEWER_VERSION}"
+            raise FtlabError(words) from None
     result = directory.result()
     status = result.status if result is not None else directory.status()
     if result is None and status not in OPEN:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError
+from ftlab.methods.registry import PEFT
 from ftlab.records.result import Status
 from ftlab.records.store import RunStore, notes_of_runs, read_run, sweep_data
 from ftlab.records.table import ROW_KEYS
@@ -60,6 +61,13 @@ def test_a_row_has_the_fixed_keys_and_only_measured_numbers(tmp_path: Path) -> N
     assert (done["variant"], done["score_after"], done["learning_rate"]) == ("LoRA", 0.5, 2e-3)
     assert done["trainable_share"] == done["trainable_params"] / done["total_params"]
     assert queued[["trainable_params", "trainable_share", "score_after"]].isna().all()
+
+
+def test_a_run_of_a_peft_config_by_hand_is_read_like_that_of_a_method(tmp_path: Path) -> None:
+    directory = make_run(tmp_path)
+    said = directory.spec_file.read_text().replace('"lora"', f'"{PEFT.id}"', 1)
+    directory.spec_file.write_text(said)
+    assert read_run(directory).spec.method == PEFT.id
 
 
 @pytest.mark.parametrize(
