@@ -7,6 +7,7 @@ import os
 import signal
 from types import FrameType
 
+from ftlab.basics.bearer import read_token
 from ftlab.basics.errors import FtlabError
 from ftlab.commands.options import (
     add_panes,
@@ -31,7 +32,7 @@ SUMMARY = "answer OpenAI's chat completions with the base and finished runs"
 DESCRIPTION = f"""Serves /v1/models and /v1/chat/completions, streaming too, on one copy of the base
 model; requests of different adapters are answered in one batch. Names of models are 'base', run
 ids, and labels that only one of them has. At any other address than this machine's own a key is
-required: {KEY_VARIABLE} in the environment, or --api-key.
+required: {KEY_VARIABLE} in the environment.
 
   python -m ftlab serve --runs base,RUN_ID
   curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' \\
@@ -44,11 +45,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to bind (%(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port (%(default)s)")
     parser.add_argument(
-        "--api-key", metavar="KEY",
-        help=f"the key that clients have to send; others of this machine can read it off the "
-        f"command line, but not {KEY_VARIABLE} in the environment",
-    )  # fmt: skip
-    parser.add_argument(
         "--waiting", type=int, default=MOST_WAITING, metavar="N",
         help="chats that may wait besides those that are answered (%(default)s)",
     )  # fmt: skip
@@ -57,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     folder = options.runs_dir.resolve()
-    from_environment = os.environ.pop(KEY_VARIABLE, "")  # no child process inherits it
+    key = read_token(KEY_VARIABLE, os.environ)
     request = generation_request(options, "")
     names = tuple(dict.fromkeys(request.panes))
     if not 1 <= len(names) <= MAX_GRID_PANES:
@@ -66,7 +62,6 @@ def run(options: argparse.Namespace) -> int:
         raise FtlabError(f"--waiting is {options.waiting}; give a number from 0.")
     model = request.model or line_up(names, None, folder).model
     offer = Offer(model, request.precision, names)
-    key = from_environment if options.api_key is None else options.api_key
     host = options.host.strip("[]")
     what = served(offer, folder, host, key, options.waiting)
     reason = why_not_free(host, options.port)

@@ -7,15 +7,13 @@ chats of different adapters as rows of one batch (`ftlab.playground.chat_engine`
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ftlab import __version__
 from ftlab.basics.addresses import is_loopback, is_this_machine
+from ftlab.basics.bearer import BearerToken
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.processes import WorkerEnded
 from ftlab.playground.chat import ROWS_AT_ONCE, ChatUpdate, Offer
@@ -39,7 +38,6 @@ from ftlab.playground.openai_api import ApiError, Asked, Completion, read_chat, 
 from ftlab.playground.panes import LineUp, line_up
 
 KEY_VARIABLE = "FTLAB_API_KEY"
-MIN_KEY_CHARACTERS = 8
 MOST_WAITING = 64
 """Chats that may wait besides those that are answered; the next one gets 429."""
 
@@ -53,11 +51,11 @@ _LONGEST_WAIT = 60  # seconds; the openai client takes no longer one from Retry-
 
 @dataclass(frozen=True)
 class Served:
-    """What an endpoint serves and to whom. `key` is "" where none is required."""
+    """What an endpoint serves and to whom."""
 
     offer: Offer
     labels: Mapping[str, str]
-    key: str = field(default="", repr=False)
+    key: BearerToken
     most_waiting: int = MOST_WAITING
 
     @property
@@ -69,22 +67,17 @@ class Served:
 
 
 def served(
-    offer: Offer, runs_folder: Path, host: str, key: str, most_waiting: int = MOST_WAITING
+    offer: Offer, runs_folder: Path, host: str, key: BearerToken, most_waiting: int = MOST_WAITING
 ) -> Served:
-    """Checks what is to be served. Raises `FtlabError` for a source that cannot answer, a missing
-    key at an address that others reach, or a key that could be guessed."""
+    """Checks what is to be served. Raises `FtlabError` for a source that cannot answer, and for a
+    missing key at an address that others reach."""
     lineup: LineUp = line_up(offer.names, offer.model, runs_folder)
     for problem in lineup.problems.values():
         raise FtlabError(problem)
     if not key and not is_loopback(host):
         raise FtlabError(
-            f"At {host or 'every address'} others reach the endpoint, so it needs a key: give "
-            f"{KEY_VARIABLE} in the environment, or --api-key."
-        )
-    if key and (len(key) < MIN_KEY_CHARACTERS or not key.isascii() or not key.isprintable()):
-        raise FtlabError(
-            f"The API key has {len(key)} characters; give at least {MIN_KEY_CHARACTERS}, of ASCII "
-            "alone."
+            f"At {host or 'every address'} others reach the endpoint, so it needs a key: set "
+            f"{key.variable} in the environment."
         )
     labels = {name: lineup.label(place, name) for place, name in enumerate(offer.names)}
     return Served(offer, labels, key, most_waiting)
@@ -287,7 +280,7 @@ class Door:
     site must not use it: neither by its own name (DNS rebinding) nor from its own origin.
     """
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: BearerToken) -> None:
         self._app, self._key = app, key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -299,17 +292,15 @@ class Door:
         await self._app(scope, receive, send)
 
 
-def is_allowed(headers: Headers, key: str) -> bool:
+def is_allowed(headers: Headers, key: BearerToken) -> bool:
     if key:
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(_digest(given.strip()), _digest(key))
-        return scheme.lower() == "bearer" and same
+        return not key.refusal(headers.get("authorization", ""))
     origin = headers.get("origin")
     from_here = origin is None or is_this_machine(origin.partition("://")[2])
     return from_here and is_this_machine(headers.get("host", ""))
 
 
-def _why_not(key: str) -> ApiError:
+def _why_not(key: BearerToken) -> ApiError:
     if not key:
         return ApiError(
             403,
@@ -323,11 +314,6 @@ def _why_not(key: str) -> ApiError:
         code="invalid_api_key",
         headers={"WWW-Authenticate": "Bearer"},
     )
-
-
-def _digest(text: str) -> bytes:
-    """Of one length for all texts, so that a comparison takes the same time."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 async def _body(request: Request) -> Any:

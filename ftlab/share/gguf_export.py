@@ -52,16 +52,15 @@ class Rounding:
 
     stored: Stored
     file: LlamaFileType
-    about: str
     relative: float = 0.0
     absolute: float = 0.0
 
 
 ROUNDINGS = {
-    "f16": Rounding(Stored.F16, LlamaFileType.MOSTLY_F16, "16 bits, to 65,504", 2.0**-11, 2.0**-25),
-    "bf16": Rounding(Stored.BF16, LlamaFileType.MOSTLY_BF16, "16 bits, as trained", 2.0**-8),
-    "f32": Rounding(Stored.F32, LlamaFileType.ALL_F32, "32 bits"),
-    "q8_0": Rounding(Stored.Q8_0, LlamaFileType.MOSTLY_Q8_0, "8 bits in blocks of 32"),
+    "f16": Rounding(Stored.F16, LlamaFileType.MOSTLY_F16, 2.0**-11, 2.0**-25),
+    "bf16": Rounding(Stored.BF16, LlamaFileType.MOSTLY_BF16, 2.0**-8),
+    "f32": Rounding(Stored.F32, LlamaFileType.ALL_F32),
+    "q8_0": Rounding(Stored.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 """By the name in `--type`. Vectors, as of norms and biases, are always in 32 bits."""
 

@@ -44,7 +44,6 @@ from ftlab.records.result import OPEN
 from ftlab.records.spec import SweepRequest, rate_of
 from ftlab.records.store import Run, SweepData, sweep_data
 from ftlab.settings.request import parse_memory_limit
-from ftlab.settings.schema import errors_in
 from ftlab.settings.training import TrainingSettings
 from ftlab.share.card_content import card_of
 from ftlab.share.report_markdown import markdown_report
@@ -93,10 +92,6 @@ class AgentTool:
     reads_only: bool = True
     ends: bool = False
 
-    @property
-    def name(self) -> str:
-        return self.call.__name__
-
 
 def tools_of(context: AppContext) -> list[AgentTool]:
     """Every tool of one app."""
@@ -130,8 +125,6 @@ def tools_of(context: AppContext) -> list[AgentTool]:
         target = Target(model, find_card(device) if device else None)
         found = named_config(model, context.access)
         step = Step(**_step_settings(settings), capability=capability_of(target.card))
-        if errors := errors_in(step):
-            raise FtlabError(" ".join(error.message for error in errors))
         questions = ask_about(found.config, [parse_variant(text) for text in methods], step)
         answers = _answers(context.predictor, questions)
         usual, size = TrainingSettings(), size_of(found.config)

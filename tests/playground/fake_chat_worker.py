@@ -58,8 +58,8 @@ def answer(message: dict) -> None:
         text = json.dumps(chat) if told == "echo" else f"{chat['name']} says {told}"
         if chat["stream"]:
             say(number, {"kind": "text", "text": text[:2], **facts})
+        note(f"answered {chat['name']}")  # before a client can see it
         say(number, {"kind": "done", "text": text, **facts, "finish_reason": "stop"})
-        note(f"answered {chat['name']}")
     say(number)
 
 

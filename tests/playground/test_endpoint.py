@@ -22,11 +22,12 @@ import pytest
 import uvicorn
 
 from ftlab.__main__ import main
+from ftlab.basics.bearer import BearerToken
 from ftlab.basics.errors import FtlabError
 from ftlab.playground import endpoint as endpoint_module
 from ftlab.playground.chat import Offer
 from ftlab.playground.chat_client import ChatClient
-from ftlab.playground.endpoint import Endpoint, Served, served
+from ftlab.playground.endpoint import KEY_VARIABLE, Endpoint, Served, served
 from ftlab.playground.openai_api import _HONOURED
 from ftlab.playground.requests import GenerateRequest
 from tests.playground.asking import texts
@@ -36,8 +37,9 @@ from tests.waiting import wait_until
 WORKER = Path(__file__).with_name("fake_chat_worker.py")
 NAMES = ("base", "run-1", "run-2", "run-3")
 LABELS = dict(zip(NAMES, ("Base", "LoRA r=4", "DoRA", "DoRA"), strict=True))
-SERVED = Served(Offer("bundled", "fp32", NAMES), LABELS)
-KEY = "a-long-secret"
+NO_KEY = BearerToken(KEY_VARIABLE)
+SERVED = Served(Offer("bundled", "fp32", NAMES), LABELS, NO_KEY)
+KEY = "a-secret-of-some-length"
 
 
 @dataclass(frozen=True)
@@ -315,7 +317,7 @@ def test_a_dead_worker_is_503_or_an_error_event_and_the_next_request_is_answered
 
 
 def test_with_a_key_only_who_sends_it_is_answered(start: Start) -> None:
-    with start(key=KEY) as there:
+    with start(key=BearerToken(KEY_VARIABLE, KEY)) as there:
         with there.openai(KEY) as client:
             assert len(list(client.models.list())) == 4
             assert client.chat.completions.create(**body()).choices
@@ -353,11 +355,9 @@ def test_without_a_key_a_page_of_another_site_gets_nothing(
 def test_an_address_that_others_reach_needs_a_key(host: str, tmp_path: Path) -> None:
     offer = Offer("bundled", "bf16", ("base",))
     with pytest.raises(FtlabError, match="FTLAB_API_KEY"):
-        served(offer, tmp_path, host, "")
-    with pytest.raises(FtlabError, match="has 5 characters"):
-        served(offer, tmp_path, host, "short")
-    assert served(offer, tmp_path, host, KEY).key == KEY
-    assert served(offer, tmp_path, "127.0.0.1", "").key == ""
+        served(offer, tmp_path, host, NO_KEY)
+    assert served(offer, tmp_path, host, BearerToken(KEY_VARIABLE, KEY)).key
+    assert not served(offer, tmp_path, "127.0.0.1", NO_KEY).key
 
 
 def test_the_command_names_what_is_wrong(
@@ -369,7 +369,7 @@ def test_the_command_names_what_is_wrong(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         for options, words in (
-            (["--host", "0.0.0.0"], "needs a key: give FTLAB_API_KEY"),
+            (["--host", "0.0.0.0"], "needs a key: set FTLAB_API_KEY"),
             (["--runs", "base,nobody"], "There is no run 'nobody'"),
             (["--waiting", "-1"], "--waiting is -1"),
             (["--port", str(taken.getsockname()[1])], "cannot be bound"),
@@ -393,7 +393,7 @@ def test_clients_at_once_get_the_texts_of_the_playground_from_adapters_in_one_ba
     engine = new_engine()
     alone = [texts(engine, ask, name)[0] for name in names]
     offer = Offer(str(tiny_model), "fp32", names)
-    what = served(offer, runs_folder, "127.0.0.1", "")
+    what = served(offer, runs_folder, "127.0.0.1", NO_KEY)
 
     def ask_one(client: openai.OpenAI, name: str, streams: bool) -> str | None:
         asked = body(PROMPT, name, max_tokens=12, temperature=0)

@@ -18,13 +18,13 @@ from ftlab.methods.variant import Variant
 from ftlab.models.dimensions import catalogue, known_model
 from ftlab.models.reference import is_hub_id
 from ftlab.prediction.question import (
-    USUAL_CAPABILITY,
     Question,
     Step,
     Target,
     ask_about,
     validate_step,
 )
+from ftlab.prediction.rows import capability_of
 from ftlab.prediction.source import NamedConfig, find_config
 from ftlab.settings.schema import fields_of, read_settings
 
@@ -116,7 +116,7 @@ def read_plan(given: Mapping[str, Any], access: Access = EVERYTHING) -> Plan:
     ]
     if model is None or target.card is None or errors:
         raise InvalidRequest(errors)
-    step = replace(step, capability=target.card.capability or USUAL_CAPABILITY)
+    step = replace(step, capability=capability_of(target.card))
     methods = list(dict.fromkeys([str(given[f"{PREFIX}method"]), *CORE]))
     try:
         questions = ask_about(model.config, [Variant(method) for method in methods], step)
