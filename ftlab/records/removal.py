@@ -24,7 +24,8 @@ def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
     """The run directories to delete: those of the given runs, and base runs no longer needed.
 
     The base runs of a sweep are deleted with its last run. Raises `FtlabError` for an unknown run,
-    an open run, one that is being merged, and a base run that other runs still need.
+    one of somebody else, an open run, one that is being merged, and a base run that other runs
+    still need.
     """
     wanted = {run_id: find_run(runs_folder, run_id) for run_id in run_ids}
     specs = _specs(runs_folder, {directory.spec().sweep_id for directory in wanted.values()})
