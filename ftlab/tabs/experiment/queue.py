@@ -114,12 +114,16 @@ def view_sweep(
     cancelling: Collection[str] = (),
     read: ReadProgress = read_progress,
 ) -> SweepView | None:
-    """The wanted sweep, or the newest one for `NEWEST` or a deleted sweep; `None` without runs."""
+    """The wanted sweep, or the newest one for `NEWEST` or a deleted sweep; `None` without runs.
+
+    The newest is that of the person who asks, if there is one: others launch at the same time.
+    """
     if not runs:
         return None
-    newest = max(runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id)).spec.sweep_id
+    own = [run for run in runs if run.spec.owner == asking().name]
+    newest = max(own or runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id))
     found = any(run.spec.sweep_id == wanted for run in runs)
-    sweep_id = wanted if found and wanted else newest
+    sweep_id = wanted if found and wanted else newest.spec.sweep_id
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
     later, pace = later_by_precision(chosen), pace_of(chosen)
     progress = tuple(
