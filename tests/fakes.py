@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ftlab.basics.people import asking
 from ftlab.basics.processes import start_time
 from ftlab.methods.registry import BASE_METHOD, METHODS, get_method
 from ftlab.methods.spec import BasePrecision, Value
@@ -191,6 +192,7 @@ def make_run(
         base_precision=base_precision,
         base_run_id=base,
         created_at=CREATED,
+        owner=asking().name,
     )
     directory.write_spec(spec)
     if status == "queued":

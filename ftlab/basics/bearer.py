@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from ftlab.basics.errors import FtlabError
@@ -32,6 +32,45 @@ class BearerToken:
         if not hmac.compare_digest(given.strip().encode(), self.secret.encode()):
             return f"That is not the token that {self.variable} holds here; it may have changed."
         return ""
+
+
+@dataclass(frozen=True)
+class NamedTokens:
+    """Several secrets of one variable, by the name of the person to whom each belongs.
+
+    "" is the operator's; without any secret none is needed.
+    """
+
+    variable: str
+    tokens: Mapping[str, BearerToken] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens)
+
+    def refusal(self, authorization: str) -> str:
+        """Why a request with that header is not let in; "" if it is."""
+        refused = [token.refusal(authorization) for token in self.tokens.values()]
+        return refused[0] if refused and all(refused) else ""
+
+    def name(self, authorization: str) -> str:
+        """To whom the token belongs that the header has."""
+        fits = (name for name, one in self.tokens.items() if not one.refusal(authorization))
+        return next(fits, "")
+
+
+def read_tokens(variable: str, environment: MutableMapping[str, str]) -> NamedTokens:
+    """As `read_token`, of a variable that holds `TOKEN` or `NAME:TOKEN`, with commas between."""
+    tokens: dict[str, BearerToken] = {}
+    for part in environment.pop(variable, "").split(","):
+        if part.strip():
+            name, _, secret = part.strip().rpartition(":")
+            if name in tokens:
+                whose = f"'{name}'" if name else "nobody by name"
+                raise FtlabError(f"{variable} has two tokens of {whose}; give each person one.")
+            tokens[name] = read_token(variable, {variable: secret})
+    if len({token.secret for token in tokens.values()}) < len(tokens):
+        raise FtlabError(f"{variable} gives two people the same token; give each one of their own.")
+    return NamedTokens(variable, tokens)
 
 
 def read_token(variable: str, environment: MutableMapping[str, str]) -> BearerToken:

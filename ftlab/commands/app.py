@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import MOST_QUEUED
 from ftlab.commands.options import add_launcher, add_runs_folder, add_settings, use_launcher
 from ftlab.commands.waiting import say
 from ftlab.jobs.launch import operator_limit
@@ -51,6 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who may log in: lines of user:password in a file that only you can read",
     )
     parser.add_argument(
+        "--private",
+        action="store_true",
+        help="each person who logs in sees what is their own; without it all see all runs, and "
+        "each ends, deletes and archives their own",
+    )
+    parser.add_argument(
+        "--admin",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="who sees, ends and deletes everything; without it the first account (repeatable)",
+    )
+    parser.add_argument(
+        "--most-queued",
+        type=_whole,
+        default=MOST_QUEUED,
+        metavar="RUNS",
+        help="runs that one person who logs in may have waiting or running (default: %(default)s)",
+    )
+    parser.add_argument(
         "--allow-folder",
         type=Path,
         action="append",
@@ -71,7 +92,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mcp",
         action="store_true",
         help="also give agents tools at /mcp (Model Context Protocol); with a token in "
-        "FTLAB_MCP_TOKEN, which is needed where others can reach the app",
+        "FTLAB_MCP_TOKEN, which is needed where others can reach the app: TOKEN is the operator's, "
+        "NAME:TOKEN that of a person who logs in, with commas between several",
     )
     add_launcher(parser)
     add_runs_folder(parser)
@@ -95,11 +117,20 @@ def run(options: argparse.Namespace) -> int:
         tuple(options.proxy),
         os.environ,
         read_agents(os.environ) if options.mcp else None,
+        options.private,
+        tuple(options.admin),
+        options.most_queued,
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:
         launch(folder, served, _fetch_model if options.fetch_model else None)
     return 0
+
+
+def _whole(text: str) -> int:
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
 
 
 def _fetch_model() -> None:

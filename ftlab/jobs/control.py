@@ -19,7 +19,14 @@ from ftlab.basics.log import note
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs import ready
 from ftlab.jobs.launchers.launcher import launcher_environment, where_runs_go
-from ftlab.records.run import RUN_ID, RunDirectory, check_writable, find_run, run_directories
+from ftlab.records.run import (
+    RUN_ID,
+    RunDirectory,
+    check_may_change,
+    check_writable,
+    find_run,
+    run_directories,
+)
 from ftlab.records.spec import RunSpec, needs_hub
 
 
@@ -112,10 +119,16 @@ def request_cancel(runs_folder: Path, run_ids: Iterable[str]) -> None:
 
 
 def note_cancel(runs_folder: Path, run_ids: Iterable[str]) -> list[str]:
-    """Writes the cancel requests without starting a dispatcher; returns the run ids."""
+    """Writes the cancel requests without starting a dispatcher; returns the run ids.
+
+    Raises `FtlabError`, and writes none, if one is of an unknown run or of somebody else's.
+    """
     check_writable(runs_folder)
     folder = control_folder(runs_folder) / "cancel"
-    names = [find_run(runs_folder, run_id).run_id for run_id in run_ids]
+    runs = [find_run(runs_folder, run_id) for run_id in run_ids]
+    for directory in runs:
+        check_may_change(directory)
+    names = [directory.run_id for directory in runs]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in names:

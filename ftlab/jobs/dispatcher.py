@@ -13,10 +13,11 @@ Whoever queues a run starts one; a file lock allows one per runs folder, and a s
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,6 +100,64 @@ def _longest_first(
     return found
 
 
+class Turns:
+    """Shares the devices between people: on each one the owners of waiting runs take turns.
+
+    Whose run was started there longest ago is next, with that owner's runs in their order. What a
+    dispatcher before this one started is not remembered.
+    """
+
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, str], int] = {}
+        self._numbers = itertools.count(1)
+
+    def note(self, run: Run, places: Iterable[str]) -> None:
+        """A run was started on these places."""
+        number = next(self._numbers)
+        self._last |= {(place, run.spec.owner): number for place in places}
+
+    def in_turn(
+        self, waiting: Sequence[Run], places: Places, busy: set[str]
+    ) -> Iterator[tuple[Run, tuple[str, ...]]]:
+        """Yields each run that can start now, with its places, which are added to `busy`.
+
+        A run over several devices that lacks some keeps the others free when its turn has come.
+        """
+        lines: dict[str, deque[Run]] = {}
+        for run in waiting:
+            lines.setdefault(run.spec.owner, deque()).append(run)
+        none_left = set[tuple[object, ...]]()  # `busy` only grows, so each wish is asked once
+        while lines:
+            for owner, line in list(lines.items()):
+                while line and _wish(line[0]) in none_left:
+                    line.popleft()
+                if not line:
+                    del lines[owner]
+            if not lines:
+                return
+            wanted = {
+                owner: places.for_run(line[0].spec, busy) or tuple(places.wanted(line[0].spec))
+                for owner, line in lines.items()
+            }
+            owner = min(lines, key=lambda owner: self._since(owner, wanted[owner]))
+            run = lines[owner].popleft()
+            found = places.for_run(run.spec, busy)
+            if found:
+                busy |= set(found)
+                yield run, found
+                continue
+            none_left.add(_wish(run))
+            if run.spec.settings.shard > 1:
+                busy |= set(wanted[owner])
+
+    def _since(self, owner: str, places: Iterable[str]) -> int:
+        return max((self._last.get((place, owner), 0) for place in places), default=0)
+
+
+def _wish(run: Run) -> tuple[object, ...]:
+    return run.spec.device, run.spec.devices, run.spec.settings.shard
+
+
 _HAS_TRAINED = frozenset({"running", *get_args(FinalStatus)}) - {"not_applicable"}
 POLL_SECONDS = 0.4
 _SECONDS_BETWEEN_LOOKS = 0.05  # at the workers: cheaper than a step, which reads the queue
@@ -150,6 +209,7 @@ class Dispatcher:
         self._expected: dict[str, float] = {}
         self._lacks_expected = False
         self._ordered: tuple[list[Run], list[Run]] = ([], [])  # as read, and those that are open
+        self._turns = Turns()
         self._children: dict[str, Child] = {}
         self._avoided: dict[str, float] = {}  # places, and until when
         self._losses: Counter[str] = Counter()
@@ -271,21 +331,19 @@ class Dispatcher:
         running = [run for run in open_runs if run.status == "running"]
         for run in running:
             busy |= set() if run.directory.elsewhere else set(run.spec.held)
-        none_left = set[tuple[object, ...]]()  # `busy` only grows, so each wish is asked once
-        for run in open_runs:
-            if run.status == "running":
-                bound_log(run.directory.log_file)
-            wish = run.spec.device, run.spec.devices, run.spec.settings.shard
-            if run.status != "queued" or run.run_id in self._children or wish in none_left:
-                continue  # a worker that was started has not said so yet
-            found = places.for_run(run.spec, busy)
-            if not found:
-                none_left.add(wish)
-            if found and time.monotonic() - began < RENEW_SECONDS:  # the lease is renewed between
-                busy |= set(found)
-                self._start_run(run, found)
-            elif run.spec.settings.shard > 1:  # no later run takes what it waits for
-                busy |= set(places.wanted(run.spec))
+        for run in running:
+            bound_log(run.directory.log_file)
+        waiting = [
+            run
+            for run in open_runs  # a worker that was started may not have said so yet
+            if run.status == "queued" and run.run_id not in self._children
+        ]
+        for run, found in self._turns.in_turn(waiting, places, busy):
+            if time.monotonic() - began >= RENEW_SECONDS:  # the lease is renewed between
+                break
+            self._start_run(run, found)
+            if run.run_id in self._children:
+                self._turns.note(run, found)
         return bool(open_runs or self._children)  # the next step records new deaths
 
     def _expected_seconds(self, run: Run) -> float:

@@ -244,9 +244,10 @@ class Access:
     """The permissions of an app's visitors.
 
     `folders`: local models and files must be inside these; `None`: anywhere. `uploads`: the folder
-    of uploaded files, which is always allowed. `space`: the id of the Hugging Face Space of a demo,
-    else "". `logs_in`: visitors log in with a password. `answer_seconds`: time limit for all panes
-    of one prompt; `None`: no limit.
+    of uploaded files, which is always allowed. `closed`: a folder in which nothing else may be
+    named, as that of runs of people who do not see each other's. `space`: the id of the Hugging
+    Face Space of a demo, else "". `logs_in`: visitors log in with a password. `answer_seconds`:
+    time limit for all panes of one prompt; `None`: no limit.
     """
 
     may_train: bool = True
@@ -254,6 +255,7 @@ class Access:
     may_ask_hub: bool = True
     folders: tuple[Path, ...] | None = None
     uploads: Path | None = None
+    closed: Path | None = None
     space: str = ""
     logs_in: bool = False
     answer_seconds: float | None = None
@@ -304,8 +306,10 @@ class Access:
     def _check_path(self, text: str) -> None:
         """Raises `FtlabError` if the path, with links resolved, is outside the allowed folders."""
         listed = tuple(self.folders or ())
-        allowed = listed if self.uploads is None else (*listed, self.uploads)
-        if lies_within(text, allowed):
+        if self.uploads is not None and lies_within(text, (self.uploads,)):
+            return
+        is_closed = self.closed is not None and lies_within(text, (self.closed,))
+        if lies_within(text, listed) and not is_closed:
             return
         shown = shown_name(text, _SHOWN_CHARACTERS)
         if not listed:

@@ -11,6 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NewType
@@ -25,7 +26,9 @@ from ftlab.basics.devices import (
 )
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import free_disk_bytes
+from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.log import note
+from ftlab.basics.people import asking
 from ftlab.basics.units import format_bytes
 from ftlab.jobs.launchers.launcher import where_runs_go
 from ftlab.jobs.peft_check import check_request
@@ -35,9 +38,9 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.methods.variant import Variant, trainable_parameters, validate_variant
 from ftlab.models.dimensions import shape_of_model, size_of_model
 from ftlab.models.reference import parse_model
-from ftlab.records.result import RunResult
+from ftlab.records.result import OPEN, RunResult
 from ftlab.records.resume import checkpoint_interval
-from ftlab.records.run import RunDirectory, check_writable
+from ftlab.records.run import RunDirectory, check_writable, run_directories
 from ftlab.records.spec import RunSpec, SweepRequest, asked_again, default_rate
 from ftlab.settings.request import MEMORY_LIMIT_VARIABLE, parse_memory_limit
 from ftlab.settings.schema import errors_in
@@ -247,9 +250,11 @@ def plan_sweep(
     All specs have the same task and settings, so all runs of one seed use the same examples in the
     same order. Each spec also has its learning rate. The ids sort in queue order. A variant that
     is not applicable gets specs too, but no base run. `onto` are the runs of an existing sweep to
-    extend: the new runs share its id, and its base runs if there are any.
+    extend: the new runs share its id and owner, and its base runs if there are any. Other runs
+    belong to the person who asks.
     """
     created = time.time() if now is None else now
+    owner = onto[0].owner if onto else asking().name
     stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(created))
     sweep_id = onto[0].sweep_id if onto else f"{stamp}-{secrets.token_hex(2)}"
     devices = tuple(device.id for device in like_devices(request.device))
@@ -282,6 +287,7 @@ def plan_sweep(
                 created_at=created,
                 memory_limit=limit,
                 default_rate=default_rate(variant, request.settings, size),
+                owner=owner,
             )
         )
         return run_id
@@ -327,9 +333,11 @@ def enqueue_sweep(
     A variant that is not applicable becomes a finished run, with the reason as its result.
     `onto` is as in `plan_sweep`. The runs pause after step `pause_after`, if it is given.
     Raises `InvalidRequest` if PEFT rejects a PeftConfig, and `FtlabError` if the folder cannot be
-    written or the disk is too full.
+    written, the disk or the person's queue is too full, or the sweep of `onto` is somebody else's.
     """
     check_writable(runs_folder)
+    if onto:
+        asking().check_change(onto[0].owner, f"The sweep {onto[0].sweep_id}")
     normalised, errors = check_request(request)
     if errors:
         raise InvalidRequest(errors)
@@ -338,7 +346,8 @@ def enqueue_sweep(
         specs = plan_sweep(normalised, onto=onto)
         check_space(specs, runs_folder)
         try:
-            _write(specs, runs_folder, left_out, pause_after)
+            with room_for(len(specs), runs_folder):
+                _write(specs, runs_folder, left_out, pause_after)
         except FileExistsError:
             continue  # another process got the same id: retry with a new one
         except OSError as error:
@@ -352,6 +361,28 @@ def enqueue_sweep(
         f"The run {specs[0].run_id} is in '{runs_folder}' already; "
         "somebody queues runs of that sweep at this moment, so try again."
     )
+
+
+@contextmanager
+def room_for(more: int, runs_folder: Path) -> Iterator[None]:
+    """Within it the person who asks may queue so many runs more; others of that person wait.
+
+    Raises `FtlabError` if these are too many.
+    """
+    person = asking()
+    if person.most_queued is None:
+        yield
+        return
+    with holding(FileLock(runs_folder / ".ftlab" / "room.lock")):
+        open_runs = (run for run in run_directories(runs_folder) if not run.result_file.exists())
+        person.check_room(sum(_is_open(run, person.name) for run in open_runs), more)
+        yield
+
+
+def _is_open(directory: RunDirectory, owner: str) -> bool:
+    with suppress(FtlabError):  # a damaged run is nobody's
+        return directory.spec().owner == owner and directory.status() in OPEN
+    return False
 
 
 def _write(

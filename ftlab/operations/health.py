@@ -192,6 +192,6 @@ def look(runs_folder: Path, store: RunStore) -> Health:
     """The current health, not cached."""
     writable = refusal(runs_folder) is None
     try:
-        return Health(writable, queue_state(runs_folder, store.runs()))
+        return Health(writable, queue_state(runs_folder, store.runs_of_all()))
     except (FtlabError, OSError):
         return Health(writable, None)

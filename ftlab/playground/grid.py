@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.files import read_record
+from ftlab.basics.people import asking
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs.control import control_folder
 from ftlab.models.reference import names_hub_model
@@ -33,6 +34,7 @@ from ftlab.records.job import (
     job_folders,
     new_job_id,
     read_request,
+    seen_jobs,
 )
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter
 from ftlab.records.run import check_writable, read_json_lines, write_atomically
@@ -53,7 +55,8 @@ class GridRequest:
 
     `request` holds panes and settings; its prompt is "" and it has no histories. `task` is set if
     the prompts are test examples of that task, so that answers are scored. `labels` and
-    `methods` run parallel to `request.panes`, in case a run is deleted; `start_grid` sets them.
+    `methods` run parallel to `request.panes`, in case a run is deleted; `start_grid` sets them and
+    `owner`, the login of the person who asked for it ("": the operator).
     `expected_seconds` is the time that was predicted for it (`ftlab.playground.grid_time`).
     """
 
@@ -63,6 +66,7 @@ class GridRequest:
     labels: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
     expected_seconds: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] | None = None
+    owner: str = ""
 
     @property
     def panes(self) -> tuple[str, ...]:
@@ -179,6 +183,13 @@ class GridDirectory(StoppableJob):
         return self.path
 
     @property
+    def owner(self) -> str:
+        try:
+            return self.request().owner
+        except FtlabError:
+            return ""
+
+    @property
     def grid_id(self) -> str:
         return self.path.name
 
@@ -251,15 +262,16 @@ def new_grid(runs_folder: Path) -> GridDirectory:
 
 
 def list_grids(runs_folder: Path) -> list[GridDirectory]:
-    """Returns all grids of the folder, newest first."""
-    return [GridDirectory(path) for path in job_folders(grids_folder(runs_folder), "grid.json")]
+    """Returns all grids of the folder that the person who asks sees, newest first."""
+    return seen_jobs(map(GridDirectory, job_folders(grids_folder(runs_folder), "grid.json")))
 
 
 def find_grid(runs_folder: Path, grid_id: str) -> GridDirectory:
-    """Returns the grid with that id; raises `FtlabError` if the id is malformed or unknown."""
+    """Returns the grid with that id; raises `FtlabError` if the id is malformed, or of no grid that
+    the person who asks sees."""
     if is_job_id(grid_id):
         grid = GridDirectory(grids_folder(runs_folder) / grid_id)
-        if grid.request_file.exists():
+        if grid.request_file.exists() and seen_jobs([grid]):
             return grid
     raise FtlabError(
         f"There is no prompt grid '{grid_id[:80]}' in this runs folder; "
@@ -406,4 +418,5 @@ def _completed(request: GridRequest, runs_folder: Path) -> GridRequest:
         request=replace(request.request, model=lineup.model),
         labels=request.labels or tuple(labels),
         methods=request.methods or tuple(source.method for source in sources),
+        owner=asking().name,
     )

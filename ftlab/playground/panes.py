@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder, parse_json, read_plain
+from ftlab.basics.people import asking
 from ftlab.jobs.control import control_folder
 from ftlab.methods.registry import BASE_METHOD, label_of
 from ftlab.methods.spec import BasePrecision
@@ -91,7 +92,8 @@ class AdapterRecord:
     `model` is the base's public id, or with `named_by_folder` the last part of the folder path that
     the configuration names. `same_weights`: that folder held the weights of `model`. `method` is a
     method of the registry or PEFT's name for it. `vouched` lists other bases that a person
-    confirmed, in the form of `same_name`.
+    confirmed, in the form of `same_name`. `owners` are the logins of those who uploaded it, "" for
+    the operator.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -106,6 +108,12 @@ class AdapterRecord:
     named_by_folder: bool = False
     same_weights: bool = False
     vouched: tuple[str, ...] = ()
+    owners: tuple[str, ...] = ("",)
+
+    @property
+    def is_seen(self) -> bool:
+        """Whether the person who asks sees the adapter."""
+        return any(map(asking().sees, self.owners))
 
 
 _RECORD: TypeAdapter[AdapterRecord] = TypeAdapter(AdapterRecord)
@@ -356,7 +364,10 @@ def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
 
 def _from_folder(name: str, folder: Path) -> PaneSource:
     record = read_record(folder)
-    same = {f.name: getattr(record, f.name) for f in fields(record) if f.name != "sha256"}
+    if name.startswith(UPLOADED) and not record.is_seen:
+        raise FtlabError(f"'{folder.name}' names no adapter; choose one of the playground's list.")
+    own = {f.name for f in fields(record)} - {"sha256", "owners"}
+    same = {name: getattr(record, name) for name in own}
     return PaneSource(name, folder=folder, is_adapter=True, **same)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import asking
 from ftlab.basics.words import plain_line, shown_name
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.methods.peft_rules import read_object
@@ -84,13 +85,16 @@ def upload_adapter(
             sha256=sha256,
             detail=f"{facts.describe(ranks)}, uploaded",
             named_by_folder=bool(facts.place),
+            owners=(asking().name,),
         )
         record = _name_base(record, facts.place, base, access)
         _check_fit(work, record, base or _base_of(record, facts.place, access))
         folder = _keep(work, parent, record, config)
         kept = read_record(folder)
         vouched = tuple(dict.fromkeys((*kept.vouched, *record.vouched)))
-        new = replace(kept, label=given or kept.label, vouched=vouched)
+        owners = tuple(dict.fromkeys((*kept.owners, *record.owners)))
+        label = given if given and _may_change(kept) else kept.label
+        new = replace(kept, label=label, vouched=vouched, owners=owners)
         if record.same_weights and not new.same_weights:
             new = replace(new, model=record.model, same_weights=True)
         if new != kept:
@@ -101,7 +105,8 @@ def upload_adapter(
 def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
     """Records that a person confirms `model` as the base of an uploaded adapter ("adapter:…").
 
-    Raises `FtlabError` if the adapter does not exist or its tensors do not fit that base.
+    Raises `FtlabError` if the adapter does not exist, is somebody else's, or its tensors do not fit
+    that base.
     """
     check_writable(runs_folder)
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
@@ -115,6 +120,7 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
     if why:
         raise FtlabError(misfit_words(source, model, why))
     record = read_record(parent / wanted)
+    _check_change(record)
     if wrong_base(source, model):
         vouched = (*record.vouched, same_name(model))
         write_record(parent / wanted, replace(record, vouched=vouched))
@@ -122,16 +128,23 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
 
 
 def forget_adapter(runs_folder: Path, name: str) -> None:
-    """Removes an uploaded adapter by its pane name ("adapter:…").
+    """Removes an uploaded adapter by its pane name ("adapter:…"), for one of those who uploaded it.
 
-    Raises `FtlabError` if it does not exist or cannot be removed.
+    Raises `FtlabError` if it does not exist, is somebody else's or cannot be removed.
     """
     check_writable(runs_folder)
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
-    if wanted not in _names(parent):
+    record = _record(parent / wanted) if wanted in _names(parent) else None
+    if wanted not in _names(parent) or not (record is None or record.is_seen):
         raise FtlabError(
             f"There is no uploaded adapter '{wanted[:80]}'; choose one of the playground's list."
         )
+    if record is not None:
+        _check_change(record)
+        left = tuple(owner for owner in record.owners if owner != asking().name)
+        if left and not asking().changes_all:
+            write_record(parent / wanted, replace(record, owners=left))
+            return
     gone = parent / f".gone-{secrets.token_hex(8)}"
     try:
         os.rename(parent / wanted, gone)  # hidden first, so nobody finds a half-removed folder
@@ -141,6 +154,24 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
             f"The adapter '{wanted}' cannot be removed ({error.strerror}); make the runs folder "
             "writable."
         ) from None
+
+
+def _may_change(record: AdapterRecord) -> bool:
+    return any(map(asking().may_change, record.owners))
+
+
+def _check_change(record: AdapterRecord) -> None:
+    if not _may_change(record):
+        asking().check_change(record.owners[0], f"The adapter '{record.label}'")
+
+
+def _record(folder: Path) -> AdapterRecord | None:
+    """`None` for a damaged one, which only somebody who may change everything can remove."""
+    try:
+        return read_record(folder)
+    except FtlabError:
+        asking().check_change("", f"The adapter '{folder.name[:80]}'")
+        return None
 
 
 def _check_base(model: str, access: Access) -> None:

@@ -28,6 +28,7 @@ from ftlab.records.job import (
     job_folders,
     new_job_id,
     read_request,
+    seen_jobs,
     worker_of,
 )
 from ftlab.records.recommendation import CRITERIA, Preference
@@ -58,12 +59,14 @@ class RaceRequest:
     """`request` has the candidates as its variants.
 
     Its settings and seeds are those of the runs that are scored at the end. The candidates whose
-    places are in `defaults` are those at the default values of their method.
+    places are in `defaults` are those at the default values of their method. `owner` is the login
+    of the person who started it, "" for the operator.
     """
 
     request: SweepRequest
     settings: RaceSettings
     defaults: tuple[int, ...]
+    owner: str = ""
 
     @property
     def seconds(self) -> float:
@@ -115,6 +118,13 @@ class RaceDirectory(StoppableJob):
     @property
     def folder(self) -> Path:
         return self.path
+
+    @property
+    def owner(self) -> str:
+        try:
+            return self.request().owner
+        except FtlabError:
+            return ""
 
     @property
     def race_id(self) -> str:
@@ -194,11 +204,9 @@ def new_race(runs_folder: Path) -> RaceDirectory:
 
 
 def list_races(runs_folder: Path) -> list[RaceDirectory]:
-    """Returns all races of the folder, newest first."""
-    return [
-        RaceDirectory(path)
-        for path in job_folders(races_folder(runs_folder.resolve()), "race.json")
-    ]
+    """Returns all races of the folder that the person who asks sees, newest first."""
+    paths = job_folders(races_folder(runs_folder.resolve()), "race.json")
+    return seen_jobs(map(RaceDirectory, paths))
 
 
 def find_race(runs_folder: Path, race_id: str) -> RaceDirectory:

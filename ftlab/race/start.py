@@ -11,6 +11,7 @@ from pathlib import Path
 from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.locks import FileLock, holding
+from ftlab.basics.people import OPERATOR, asked_by, asking
 from ftlab.basics.processes import python_environment, start_detached
 from ftlab.jobs.launch import checked, errors_in_file, least, operator_limit
 from ftlab.jobs.launchers.launcher import launcher_environment
@@ -104,7 +105,7 @@ def start_race(
     try:
         with holding(_lock(folder)):
             _check_alone(folder)
-            race.write_request(request)
+            race.write_request(replace(request, owner=asking().name))
             race.report({"event": "planned", "elapsed": round(planned_seconds, 1)})
             for one in left_out:
                 race.report({"event": "left", "label": one.variant.label, "reason": one.reason})
@@ -118,11 +119,12 @@ def start_race(
 def resume_race(race: RaceDirectory) -> None:
     """Has a race that was cut off or stopped go on; until then its answer stays.
 
-    Raises `FtlabError` if it is open or done, another one is open, its data or the versions of the
-    libraries are others than those it began with, or the folder cannot be written.
+    Raises `FtlabError` if it is somebody else's, open or done, another one is open, its data or the
+    versions of the libraries are others than those it began with, or the folder cannot be written.
     """
     check_writable(race.runs_folder)
     request = race.request()
+    asking().check_change(request.owner, f"The race {race.race_id}")
     check_ground(ground_of(request.request), race.events())
     with holding(_lock(race.runs_folder)):
         _check_alone(race.runs_folder, race)
@@ -139,8 +141,12 @@ def _lock(runs_folder: Path) -> FileLock:
 
 
 def _check_alone(runs_folder: Path, own: RaceDirectory | None = None) -> None:
-    for other in list_races(runs_folder):
+    with asked_by(OPERATOR):  # one of somebody else takes the device as well
+        others = list_races(runs_folder)
+    for other in others:
         if other != own and other.status() in OPEN:
+            if not asking().may_change(other.owner):
+                raise FtlabError("A race of somebody else is under way; start yours after it.")
             raise FtlabError(
                 f"The race {other.race_id} is under way; stop it first, or wait for its answer."
             )

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -22,6 +23,7 @@ from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import MAX_RECORD_BYTES, open_plain, parse_json, read_plain
 from ftlab.basics.leases import Holder, watch
 from ftlab.basics.locks import FileLock, holding
+from ftlab.basics.people import asking
 from ftlab.basics.processes import boot_id, end_process_group, is_alive, start_time
 from ftlab.records.result import OPEN, FinalStatus, JobResult, Status
 
@@ -127,6 +129,11 @@ class StartedJob(Job):
         """Writes a result without numbers."""
 
     @property
+    @abstractmethod
+    def owner(self) -> str:
+        """The login of the person who asked for it; "" for the operator, and if it is not known."""
+
+    @property
     def lock(self) -> FileLock:
         """Held while the job is requested, started or cancelled: each of them checks the status."""
         return FileLock(self.folder / "lock")
@@ -160,8 +167,9 @@ class StartedJob(Job):
     def cancel(self) -> None:
         """Stops the worker within seconds; does nothing if the job has ended.
 
-        Raises `FtlabError` if the folder cannot be written.
+        Raises `FtlabError` if the job is somebody else's, or the folder cannot be written.
         """
+        asking().check_change(self.owner, f"The job {self.folder.name}")
         try:
             with holding(self.lock):
                 if self.status() in OPEN:
@@ -213,6 +221,15 @@ def new_job_id() -> str:
 
 def is_job_id(text: str) -> bool:
     return bool(_JOB_ID.fullmatch(text))
+
+
+_Job = TypeVar("_Job", bound=StartedJob)
+
+
+def seen_jobs(jobs: Iterable[_Job]) -> list[_Job]:
+    """Those that the person who asks sees."""
+    person = asking()
+    return [job for job in jobs if person.sees_all or person.sees(job.owner)]
 
 
 def job_folders(folder: Path, request_file: str) -> list[Path]:

@@ -82,6 +82,10 @@ class MergeDirectory(StartedJob):
     events_file = InFolder("events.jsonl")
 
     @property
+    def owner(self) -> str:
+        return self.run.spec().owner
+
+    @property
     def target(self) -> Path:
         """Where the merged model is, or will be, saved."""
         try:

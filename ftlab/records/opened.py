@@ -30,6 +30,7 @@ class OpenedSweep:
 
     `sha256` is of all packed files, `packed_id` the sweep's id where it was measured. `adapters`
     has the name in the playground of each run's adapter, `brought` those that were new here.
+    `owner` is the login of the person who opened it, "" for the operator.
     """
 
     __pydantic_config__ = ConfigDict(extra="ignore")
@@ -40,6 +41,7 @@ class OpenedSweep:
     opened_at: float
     adapters: Mapping[str, str] = field(default_factory=dict)
     brought: tuple[str, ...] = ()
+    owner: str = ""
 
 
 _RECORD = TypeAdapter(OpenedSweep)

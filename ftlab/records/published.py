@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.files import UnsuitableFile, parse_json, read_plain
+from ftlab.basics.people import asking
 from ftlab.basics.words import plain_line, plural
 from ftlab.methods.registry import BASE_METHOD, METHODS, named_by, on_base
 from ftlab.methods.spec import BasePrecision
@@ -512,9 +513,14 @@ def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport
     """Imports result files, CSV files of them, and folders of both.
 
     An invalid file is rejected with an error message, and nothing of it is kept. Raises
-    `FtlabError` only if the runs folder cannot be written.
+    `FtlabError` only if the runs folder cannot be written, or if the person who asks does not see
+    what others made: imported results are seen by all.
     """
     check_writable(runs_folder)
+    if not asking().sees_all:
+        raise FtlabError(
+            "Imported results are seen by everybody, so an admin imports them here; ask one."
+        )
     imported: list[str] = []
     already: list[str] = []
     refused: list[tuple[str, str]] = []
@@ -544,9 +550,11 @@ def import_files(paths: Iterable[Path | str], runs_folder: Path) -> ImportReport
 def remove_published(runs_folder: Path, run_ids: Iterable[str]) -> int:
     """Deletes imported results and returns how many were deleted.
 
-    Raises `FtlabError` if one cannot be deleted. Other ids are ignored.
+    Raises `FtlabError` if one cannot be deleted, and for whoever may not remove what others made.
+    Other ids are ignored.
     """
     check_writable(runs_folder)
+    asking().check_change("", "An imported result")
     wanted, removed = set(run_ids), 0
     for path, run in _stored(published_folder(runs_folder)):
         if isinstance(run, PublishedRun) and run.run_id in wanted:

@@ -161,7 +161,7 @@ def _shipped_files(run: Run) -> dict[str, bytes]:
     }
     result = dataclasses.replace(run.result, environment=environment)
     return {
-        run.directory.spec_file.name: dump_spec(run.spec) + b"\n",
+        run.directory.spec_file.name: dump_spec(dataclasses.replace(run.spec, owner="")) + b"\n",
         run.directory.result_file.name: dump_result(result) + b"\n",
         run.directory.metrics_file.name: _metrics(run.directory),
         run.directory.samples_file.name: run.directory.samples_file.read_bytes(),

@@ -13,7 +13,13 @@ from ftlab.basics.log import note
 from ftlab.records.index import clear_index
 from ftlab.records.merge import check_not_merging
 from ftlab.records.result import OPEN
-from ftlab.records.run import RunDirectory, check_writable, find_run, run_directories
+from ftlab.records.run import (
+    RunDirectory,
+    check_may_change,
+    check_writable,
+    find_run,
+    run_directories,
+)
 from ftlab.records.spec import RunSpec
 
 _GONE = ".removed."
@@ -24,9 +30,12 @@ def removable(runs_folder: Path, run_ids: Iterable[str]) -> list[RunDirectory]:
     """The run directories to delete: those of the given runs, and base runs no longer needed.
 
     The base runs of a sweep are deleted with its last run. Raises `FtlabError` for an unknown run,
-    an open run, one that is being merged, and a base run that other runs still need.
+    one of somebody else, an open run, one that is being merged, and a base run that other runs
+    still need.
     """
     wanted = {run_id: find_run(runs_folder, run_id) for run_id in run_ids}
+    for directory in wanted.values():
+        check_may_change(directory)
     specs = _specs(runs_folder, {directory.spec().sweep_id for directory in wanted.values()})
     needed = {
         spec.sweep_id for spec in specs.values() if not spec.is_base and spec.run_id not in wanted

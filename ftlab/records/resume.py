@@ -19,7 +19,13 @@ from pydantic import ConfigDict, TypeAdapter
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import open_plain, read_record
 from ftlab.basics.log import note
-from ftlab.records.run import RunDirectory, check_writable, write_atomically, write_json_lines
+from ftlab.records.run import (
+    RunDirectory,
+    check_may_change,
+    check_writable,
+    write_atomically,
+    write_json_lines,
+)
 from ftlab.settings.training import AUTOMATIC_EVERY, AUTOMATIC_FROM, TrainingSettings
 
 _FILE = re.compile(r"checkpoint-[0-9]+/[A-Za-z0-9_.-]+")
@@ -134,9 +140,10 @@ def ask_to_resume(directory: RunDirectory) -> None:
     """Puts a run that ended early back into the queue; the caller must start a dispatcher.
 
     A result, if there is one, is kept under another name in the same folder. Raises `FtlabError` if
-    the run is done, queued or running, or has no checkpoint.
+    the run is somebody else's, done, queued or running, or has no checkpoint.
     """
     check_writable(directory.path.parent)
+    check_may_change(directory)
     status = directory.status()
     if status in ("done", "running", "queued"):
         raise FtlabError(

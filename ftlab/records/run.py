@@ -43,6 +43,7 @@ from ftlab.basics.files import (
     write_atomically,
     write_once,
 )
+from ftlab.basics.people import asking
 from ftlab.records.job import InFolder, Job, age_seconds, worker_of
 from ftlab.records.result import RunResult, Status, dump_result, is_sound, load_result
 from ftlab.records.spec import RunSpec, dump_spec, load_spec
@@ -254,6 +255,12 @@ class StoredRun:
     result: RunResult | None
 
 
+def check_may_change(directory: RunDirectory) -> None:
+    """Raises `FtlabError` unless the person who asks may end, change or remove the run."""
+    if not asking().changes_all:
+        asking().check_change(directory.spec().owner, f"The run {directory.run_id}")
+
+
 def run_directories(folder: Path) -> list[RunDirectory]:
     """Every run of the folder, oldest first; other folders are left out."""
     found = (RunDirectory(folder / name) for name in run_names(folder))
@@ -279,10 +286,12 @@ def run_names(folder: Path) -> list[str]:
 
 
 def find_run(folder: Path, run_id: str) -> RunDirectory:
-    """The run with that id; raises `FtlabError` if the id is malformed or unknown."""
+    """The run with that id; raises `FtlabError` if the id is malformed, or of no run that the
+    person who asks sees."""
     if RUN_ID.fullmatch(run_id):
         directory = RunDirectory(folder / run_id)
-        if directory.spec_file.exists() and not directory.path.is_symlink():
+        is_there = directory.spec_file.exists() and not directory.path.is_symlink()
+        if is_there and (asking().sees_all or asking().sees(directory.spec().owner)):
             return directory
     raise FtlabError(
         f"There is no run '{run_id[:80]}' in this runs folder; Results and `python -m ftlab runs` "
@@ -378,9 +387,11 @@ def read_annotations(directory: RunDirectory) -> Annotations:
 def write_annotations(directory: RunDirectory, annotations: Annotations) -> None:
     """Replaces the run's annotations; characters that cannot be displayed are removed.
 
-    Raises `FtlabError` if the note is too long or the file cannot be written.
+    Raises `FtlabError` if the run is somebody else's, the note is too long or the file cannot be
+    written.
     """
     check_writable(directory.path.parent)
+    check_may_change(directory)
     if len(annotations.note) > NOTE_LENGTH:
         raise FtlabError(
             f"The note has {len(annotations.note):,} characters; at most {NOTE_LENGTH:,} are kept."

@@ -17,6 +17,7 @@ from pydantic import ConfigDict, StringConstraints, TypeAdapter
 from ftlab.basics.devices import AUTO
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import parse_json
+from ftlab.basics.people import LONGEST_NAME
 from ftlab.basics.words import rate_name
 from ftlab.methods.rates import ModelSize, size_of
 from ftlab.methods.registry import BASE_METHOD, label_of
@@ -124,6 +125,8 @@ class RunSpec:
     `default_rate` is the method's own learning rate for the model, as planned. It is `None` if the
     variant or the sweep sets a rate, for a base run, and in records of versions that trained models
     of every size at the rate of the bundled one.
+
+    `owner` is the login of the person who queued it, "" for the operator of the machine.
     """
 
     __pydantic_config__ = _STRICT
@@ -143,6 +146,7 @@ class RunSpec:
     memory_limit: int | None = None
     default_rate: DefaultRate | None = None
     devices: tuple[str, ...] = ()
+    owner: Annotated[str, StringConstraints(max_length=LONGEST_NAME)] = ""
 
     @property
     def may_use(self) -> tuple[str, ...]:
@@ -210,6 +214,8 @@ def dump_spec(spec: RunSpec, indent: int | None = 2) -> bytes:
         exclude["default_rate"] = True
     if not spec.devices:
         exclude["devices"] = True
+    if not spec.owner:
+        exclude["owner"] = True
     if spec.variant is not None and spec.variant.base is None:
         exclude["variant"] = {"base"}
     return _RUN_SPEC.dump_json(spec, indent=indent, exclude=exclude)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.files import OF_A_NEWER_VERSION
+from ftlab.basics.people import asking
+from ftlab.basics.recent import Recent
 from ftlab.basics.words import shorten, some_names
 from ftlab.methods.registry import get_method
 from ftlab.records.comparability import Conditions, conditions_of
@@ -44,6 +46,9 @@ from ftlab.records.table import ROW_KEYS, Origin, to_table
 if TYPE_CHECKING:
     import pandas as pd
 
+
+_TABLES = 8
+"""So many people's tables are kept, where each has another."""
 
 RECENT_SECONDS = 1.0
 """Maximum age of cached runs for pages that poll every few seconds."""
@@ -135,6 +140,7 @@ class Run(StoredRun):
             "tags": ", ".join(self.annotations.tags),
             "note": self.annotations.note,
             "created_at": spec.created_at,
+            "owner": spec.owner,
             "run_dir": str(self.directory.path),
             "reason": self.reason,
             "conditions": self.conditions,
@@ -181,13 +187,14 @@ class RunStore:
 
     Runs that have ended or wait are cached until a file of theirs changes; the others are read
     again on each call. `recorded` is a folder of run directories that ship with ftlab, with one
-    folder per sweep.
+    folder per sweep. Whatever is asked for has only the runs that the person who asks sees
+    (`ftlab.basics.people`), but for `runs_of_all`.
     """
 
     def __init__(self, folder: Path, recorded: Path | None = None) -> None:
         self.folder = folder
         self.recorded = recorded
-        self.unreadable: tuple[UnreadableRun, ...] = ()
+        self._unreadable: tuple[UnreadableRun, ...] = ()
         self._known: dict[str, Run] = {}
         self._indexed: set[str] | None = None  # what the index has; it is read once
         self._shipped: list[Run] | None = None
@@ -195,21 +202,31 @@ class RunStore:
         self._published: list[PublishedRun] = []
         self._turn = threading.Lock()
         self._looked: tuple[float, list[Run]] | None = None
-        self._table: tuple[list[Run | PublishedRun], pd.DataFrame] | None = None
+        self._tables: Recent[str, tuple[list[Run | PublishedRun], pd.DataFrame]] = Recent(_TABLES)
         self.changes = 0
         """How many reads found a state different from the previous one."""
 
     def runs(self) -> list[Run]:
-        """Every readable run of the folder, oldest first; sets `unreadable` to the others."""
-        with self._turn:  # all tabs of a loading page call this at once; read the files once
-            return self._runs()
+        """Every readable run of the folder, oldest first; the others are then `unreadable`."""
+        return seen_runs(self.runs_of_all())
 
     def recent_runs(self) -> list[Run]:
         """As `runs`, cached for `RECENT_SECONDS`, so many polling pages cause only one read."""
-        with self._turn:
-            if self._looked is None or time.monotonic() - self._looked[0] > RECENT_SECONDS:
-                return self._runs()
-            return list(self._looked[1])
+        return seen_runs(self.runs_of_all(recent=True))
+
+    def runs_of_all(self, recent: bool = False) -> list[Run]:
+        """As `runs` or `recent_runs`, with those of others that the person who asks does not see:
+        for what concerns all, such as times and the queue."""
+        with self._turn:  # all tabs of a loading page call this at once; read the files once
+            last = self._looked
+            if recent and last is not None and time.monotonic() - last[0] <= RECENT_SECONDS:
+                return list(last[1])
+            return self._runs()
+
+    @property
+    def unreadable(self) -> tuple[UnreadableRun, ...]:
+        """What looked like runs at the last read and cannot be read; whose they are is unknown."""
+        return self._unreadable if asking().sees_all else ()
 
     def _runs(self) -> list[Run]:
         unreadable: list[UnreadableRun] = []
@@ -225,7 +242,7 @@ class RunStore:
             self._add_to_index(runs, self._indexed)
         before = (
             self._looked[1] if self._looked else None, self._opened, self._published,
-            self.unreadable,
+            self._unreadable,
         )  # fmt: skip
         earlier = {run.run_id: run for run in self._opened}
         opened = [(one.path.parent, one.run_id) for one in opened_directories(self.folder)]
@@ -235,7 +252,7 @@ class RunStore:
         state = (runs, self._opened, self._published, tuple(unreadable))
         self.changes += state != before
         self._looked = time.monotonic(), runs
-        self.unreadable = tuple(unreadable)
+        self._unreadable = tuple(unreadable)
         return list(runs)
 
     def _read_index(self, names: set[str]) -> dict[str, Run]:
@@ -268,7 +285,7 @@ class RunStore:
     def opened(self) -> list[Run]:
         """The runs from other machines that were opened from packed sweeps."""
         self.runs()
-        return self._opened
+        return seen_runs(self._opened)
 
     def shipped(self) -> list[Run]:
         """The recorded runs that ship with ftlab; they never change, so they are cached."""
@@ -311,17 +328,17 @@ class RunStore:
         runs = self._all(recent)
         rows: list[Run | PublishedRun] = [run for run in runs if with_base or not run.spec.is_base]
         rows += self._published
-        last = self._table
+        last = self._tables.get(asking().view)
         if last is None or last[0] != rows:  # unchanged runs are the same objects: fast to compare
             with _uncollected():
-                last = self._table = (rows, to_table(rows))
+                last = self._tables[asking().view] = (rows, to_table(rows))
         return last[1].copy(deep=False)
 
     def _all(self, recent: bool = False) -> list[Run]:
         """Own runs, then opened and recorded ones; own runs win if a sweep exists as both."""
         own = self.recent_runs() if recent else self.runs()
         sweeps = {run.spec.sweep_id for run in own}
-        others = (*self._opened, *self.shipped())
+        others = (*seen_runs(self._opened), *self.shipped())
         return own + [run for run in others if run.spec.sweep_id not in sweeps]
 
     @staticmethod
@@ -358,6 +375,12 @@ class RunStore:
                 continue
             runs.append(run)
         return runs
+
+
+def seen_runs(runs: list[Run]) -> list[Run]:
+    """Those that the person who asks sees."""
+    person = asking()
+    return runs if person.sees_all else [run for run in runs if person.sees(run.spec.owner)]
 
 
 def read_run(directory: RunDirectory, origin: Origin = "measured") -> Run:

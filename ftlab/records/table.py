@@ -37,7 +37,7 @@ _NUMBERS = (
 _FACTS = (
     "peak_memory_kind", "adapter_dtype", "metric", "dtype_policy", "device", "machine", "steps",
     "batch_size", "disturbed", "archived", "tags", "note", "created_at", "run_dir", "reason",
-    "conditions", "base_precision",
+    "conditions", "base_precision", "owner",
 )  # fmt: skip
 
 ROW_KEYS = (*_NAMES, *_NUMBERS, *_FACTS)

@@ -9,7 +9,7 @@ from ftlab.basics.locks import holding
 from ftlab.basics.processes import start_detached, worker_environment
 from ftlab.methods.peft_rules import UNMERGEABLE
 from ftlab.records.merge import MergeDirectory, check_not_merging
-from ftlab.records.run import check_writable
+from ftlab.records.run import check_may_change, check_writable
 from ftlab.records.store import Run
 from ftlab.share.weights import adapter_config, kind_of, weights_of
 
@@ -32,10 +32,11 @@ def start_merge(run: Run, target: Path | None = None) -> MergeDirectory:
     """Starts a detached process that merges the run and outlives the page and the app.
 
     `target` is a new or an empty folder; `None` is the run's own `merged` folder, which is
-    replaced. Raises `FtlabError` if the run cannot be merged or is being merged, or if the target
-    cannot be created.
+    replaced. Raises `FtlabError` if the run cannot be merged, is somebody else's or is being
+    merged, or if the target cannot be created.
     """
     check_writable(run.directory.path.parent)
+    check_may_change(run.directory)
     reason = why_not_mergeable(run)
     if reason:
         raise FtlabError(reason)

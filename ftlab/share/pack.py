@@ -270,13 +270,13 @@ def _records(runs: Sequence[Run]) -> dict[str, bytes]:
 
 
 def public_spec(spec: RunSpec) -> RunSpec:
-    """The spec without folders of the machine and without what it logs to."""
+    """The spec without its owner, folders of the machine and what it logs to."""
     task = spec.task
     if task.kind == "file":
         task = replace(task, id=ELSEWHERE + _last_part(task.id))
     model = ELSEWHERE + _last_part(spec.model) if spec.model.startswith("/") else spec.model
     settings = replace(spec.settings, report_to=())
-    return replace(spec, model=model, task=task, settings=settings, memory_limit=None)
+    return replace(spec, model=model, task=task, settings=settings, memory_limit=None, owner="")
 
 
 @dataclass(frozen=True)

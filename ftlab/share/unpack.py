@@ -30,6 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from ftlab.basics.errors import FieldError, FtlabError
 from ftlab.basics.files import inner_values, is_deeper, json_values, parse_json
 from ftlab.basics.log import note
+from ftlab.basics.people import OPERATOR, asked_by, asking
 from ftlab.basics.words import plural, shown_name
 from ftlab.charts.facts import day
 from ftlab.jobs.inputs import EVERYTHING, Access
@@ -172,7 +173,7 @@ def open_packed(source: Path, runs_folder: Path, access: Access = EVERYTHING) ->
 def remove_opened(runs_folder: Path, sweep_id: str) -> None:
     """Removes an opened sweep and the adapters that came with it.
 
-    Raises `FtlabError` if there is no such sweep or it cannot be removed.
+    Raises `FtlabError` if there is no such sweep, it is somebody else's or it cannot be removed.
     """
     check_writable(runs_folder)
     folder = next((one for one in opened_sweeps(runs_folder) if one.name == sweep_id), None)
@@ -180,8 +181,11 @@ def remove_opened(runs_folder: Path, sweep_id: str) -> None:
         raise FtlabError(f"There is no opened sweep '{shown_name(sweep_id)}'; Results lists them.")
     brought: Collection[str] = ()
     others: set[str] = set()
+    owner = ""
     with suppress(FtlabError):  # a damaged record does not keep the sweep from being removed
-        brought = read_opened(folder).brought
+        record = read_opened(folder)
+        brought, owner = record.brought, record.owner
+    asking().check_change(owner, f"The opened sweep {sweep_id}")
     for other in opened_sweeps(runs_folder):
         with suppress(FtlabError):
             others |= set() if other == folder else {*read_opened(other).adapters.values()}
@@ -236,7 +240,7 @@ def _check_plain(source: Path, name: str) -> None:
 def _open(archive: zipfile.ZipFile, name: str, runs_folder: Path, access: Access) -> Opened:
     entries = _checked_entries(archive, name)
     manifest = _read_manifest(archive, entries, name)
-    sweep_id = f"{manifest.sweep_id}x{manifest.sha256[:_DIGEST]}"
+    sweep_id = f"{manifest.sweep_id}x{_mark(manifest.sha256)}"
     files = _by_run(manifest, entries, name)
     adapters = [run_id for run_id, of_run in files.items() if len(of_run) == _FILES_A_RUN]
     target = opened_folder(runs_folder) / sweep_id
@@ -269,12 +273,20 @@ def _open(archive: zipfile.ZipFile, name: str, runs_folder: Path, access: Access
                 opened_at=time.time(),
                 adapters=names,
                 brought=tuple({name: 0 for name in names.values() if name not in known}),
+                owner=asking().name,
             )
             write_opened(work, record)
             os.rename(work, target)
     note("packed sweep opened", sweep=sweep_id, runs=len(runs), adapters=len(adapters))
     trained = sum(not run.spec.is_base for run in runs.values())
     return Opened(sweep_id, trained, len(adapters))
+
+
+def _mark(sha256: str) -> str:
+    """What tells this sweep from others of its id. Who sees only what is one's own opens a copy of
+    one's own, so that nothing is said of what others opened."""
+    view = asking().view
+    return (hashlib.sha256(f"{sha256} {view}".encode()).hexdigest() if view else sha256)[:_DIGEST]
 
 
 def _checked_entries(archive: zipfile.ZipFile, name: str) -> dict[str, zipfile.ZipInfo]:
@@ -439,7 +451,9 @@ def _read_runs(
             raise FtlabError(f"{shown[SPEC]} names a base run that is not in '{name}'. {_AGAIN}")
         base = None if spec.base_run_id is None else ids[spec.base_run_id]
         runs[run_id] = _RunRecords(
-            replace(spec, run_id=ids[run_id], sweep_id=sweep_id, base_run_id=base),
+            replace(
+                spec, run_id=ids[run_id], sweep_id=sweep_id, base_run_id=base, owner=asking().name
+            ),
             _result(data[RESULT], shown[RESULT]),
             _events(data[METRICS], shown[METRICS]),
             _samples(data[SAMPLES], shown[SAMPLES]),
@@ -634,22 +648,27 @@ def _unpack_adapter(
 def _uploads(runs_folder: Path) -> Iterator[dict[str, AdapterRecord]]:
     """Yields the adapters that are here already; removes new ones again after an error."""
     parent = uploaded_folder(runs_folder)
-    before = {
-        source.name: read_record(parent / source.name.removeprefix(UPLOADED))
-        for source in uploaded_sources(runs_folder)
-    }
+    with asked_by(OPERATOR):  # the same one may have been uploaded by somebody else
+        before = {
+            source.name: read_record(parent / source.name.removeprefix(UPLOADED))
+            for source in uploaded_sources(runs_folder)
+        }
     try:
         yield before
     except BaseException:
-        for source in uploaded_sources(runs_folder):
-            if source.name not in before:
-                forget_adapter(runs_folder, source.name)
+        with asked_by(OPERATOR):
+            for source in uploaded_sources(runs_folder):
+                if source.name not in before:
+                    forget_adapter(runs_folder, source.name)
         raise
     finally:
         for name, record in before.items():  # what a person uploaded keeps its label
             folder = parent / name.removeprefix(UPLOADED)
-            if folder.is_dir() and read_record(folder) != record:
-                write_record(folder, record)
+            if folder.is_dir():
+                now = read_record(folder)
+                kept = replace(record, owners=now.owners)
+                if now != kept:
+                    write_record(folder, kept)
 
 
 def _upload(folder: Path, run: _RunRecords, runs_folder: Path, access: Access) -> str:

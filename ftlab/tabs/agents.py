@@ -8,6 +8,7 @@ again answers as before.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import json
 import threading
@@ -23,7 +24,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ftlab import __version__
-from ftlab.basics.bearer import BearerToken, read_token
+from ftlab.basics.bearer import NamedTokens, read_tokens
 from ftlab.basics.cards import find_card
 from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.basics.visitor_turns import Visitor
@@ -380,11 +381,11 @@ def _status_of_race(race: RaceDirectory) -> dict[str, Any]:
     return found
 
 
-def read_agents(environment: MutableMapping[str, str]) -> BearerToken:
-    """The token of `FTLAB_MCP_TOKEN`; raises `FtlabError` as `read_token`, and without `mcp`."""
+def read_agents(environment: MutableMapping[str, str]) -> NamedTokens:
+    """The tokens of `FTLAB_MCP_TOKEN`; raises `FtlabError` as `read_tokens`, and without `mcp`."""
     if find_spec("mcp") is None:
         raise FtlabError("--mcp needs the package mcp; install it with: pip install 'ftlab[mcp]'.")
-    return read_token(VARIABLE, environment)
+    return read_tokens(VARIABLE, environment)
 
 
 def agents_route(context: AppContext) -> Route:
@@ -417,7 +418,8 @@ def _server(tools: list[AgentTool]) -> MCPServer[Any]:
         async def called(**named: Any) -> str:
             try:
                 loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(threads, partial(call, **named))
+                who = contextvars.copy_context()  # the person whose token was sent
+                found = await loop.run_in_executor(threads, partial(who.run, call, **named))
             except FtlabError as error:
                 raise ToolError(str(error)) from None
             return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)

@@ -18,6 +18,7 @@ from ftlab.basics.devices import AUTO, resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import assets_folder, recorded_folder
 from ftlab.basics.log import app_log, note
+from ftlab.basics.people import asked_by
 from ftlab.jobs.control import control_folder, ensure_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access
 from ftlab.jobs.ready import Waker
@@ -198,7 +199,8 @@ def launch(
 
 def _serve(runs_folder: Path, served: Serving, when_ready: Callable[[], None] | None) -> None:
     context = _context(runs_folder, served.access(runs_folder))
-    page = build_page(context)
+    with asked_by(served.people.person(None)):  # what is built is the same for all
+        page = build_page(context)
     open_queue(page)
     _ensure_dispatcher(runs_folder)
     try:

@@ -43,13 +43,15 @@ from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ftlab.basics.addresses import ip_of, is_this_machine
-from ftlab.basics.bearer import BearerToken
+from ftlab.basics.bearer import NamedTokens
 from ftlab.basics.files import json_values
 from ftlab.basics.log import RepeatedRefusals
+from ftlab.basics.people import People, Person, asked_by
 from ftlab.basics.recent import Recent
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.basics.words import plural
 from ftlab.jobs.inputs import DEMO_REFUSAL
+from ftlab.tabs.given_files import GivenFiles
 from ftlab.tabs.requests import (
     MAX_VALUES,
     NO_FETCH,
@@ -254,14 +256,14 @@ class Gate:
 
     `any_host`: any Host header is accepted, as with a login or in a public demo. `framed`: another
     site may show the page in a frame, as the Hub shows a Space. `agents` answer at `/mcp`, with a
-    token of their own instead of a session; `None`: they are not served.
+    token instead of a session; `None`: they are not served.
     """
 
     any_host: bool = False
     may_upload: bool = True
     needs_login: bool = False
     framed: bool = False
-    agents: BearerToken | None = None
+    agents: NamedTokens | None = None
     body: BodyLimits = field(default_factory=lambda: BodyLimits(4 * 2**20))
 
     def refusal(
@@ -305,8 +307,8 @@ class Gate:
         )
 
     def _refused_agent(self, method: str, headers: Headers) -> Refusal | None:
-        token = self.agents or BearerToken("")
-        if sentence := token.refusal(headers.get("authorization", "")):
+        tokens = self.agents or NamedTokens("")
+        if sentence := tokens.refusal(headers.get("authorization", "")):
             return Refusal(401, sentence)
         if method != "POST":  # nothing is told unasked, and no session is kept
             return Refusal(405, "Agents send their requests here by POST.")
@@ -423,8 +425,13 @@ class GatedApp(App):
         calls: PageCalls,
         routes: Sequence[Route] = (),
         middleware: Sequence[Middleware] = (),
+        people: People | None = None,
+        given: GivenFiles | None = None,
     ) -> None:
-        """`calls` are the valid calls of the page. `middleware` sees only allowed requests."""
+        """`calls` are the valid calls of the page. `middleware` sees only allowed requests.
+
+        Every request is answered on behalf of one of the `people`; `given` knows their files.
+        """
         # As gradio creates it, but without FastAPI's list of routes, which needs no login.
         super().__init__(
             routes=list(routes),
@@ -435,6 +442,8 @@ class GatedApp(App):
         self._gate = gate
         self._limits = limits
         self._calls = calls
+        self._people = people or People()
+        self._given = given or GivenFiles()
         self._refusals = RepeatedRefusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -455,14 +464,30 @@ class GatedApp(App):
         if clean == AGENTS and refused is not None and refused.status == 401:
             refused = self._limits.guess(address) or refused
         refused = refused or self._limits.refusal(visitor, clean, headers)
+        person = self._person(clean, headers, user)
+        if refused is None and not self._given.may_have(person, scope["path"]):
+            refused = Refusal(404, "There is no such file here.")
         if refused is not None:
             await self._refuse(refused, clean, scope, receive, send)
             return
+        with asked_by(person):
+            await self._take(visitor, address, scope, receive, send)
+
+    def _person(self, clean: str, headers: Headers, user: str | None) -> Person:
+        tokens = self._gate.agents
+        if clean == AGENTS and tokens:
+            return self._people.agent(tokens.name(headers.get("authorization", "")))
+        return self._people.person(user)
+
+    async def _take(
+        self, visitor: str, address: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        method, headers, clean = scope["method"], Headers(scope=scope), plain_path(scope["path"])
         async with self._limits.taken(visitor, clean, headers):
             if method != "POST":
                 await super().__call__(scope, receive, send)
             elif clean == _UPLOAD:
-                await super().__call__(scope, unbroken(receive), send)
+                await super().__call__(scope, unbroken(receive), self._given.watched(send))
             elif clean == _LOGIN:
                 await self._log_in(address, scope, receive, send)
             elif clean == _LOGOUT:  # gradio expects a GET, which any link or image could send

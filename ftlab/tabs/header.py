@@ -10,6 +10,7 @@ from pathlib import Path
 from ftlab.basics import units
 from ftlab.basics.devices import AUTO, Device, auto_label, free_bytes, like_devices
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import asking
 from ftlab.models.bundled import bundled_folder, is_fetched
 from ftlab.models.files import read_header
 from ftlab.models.reference import BUNDLED_ID, model_label
@@ -38,8 +39,10 @@ _LOG_OUT = (
 
 
 def header_html(runs: Sequence[Run], logs_in: bool = False) -> str:
-    """HTML: the whole bar; with `logs_in` it has a log-out button."""
-    pills = f"{_activity(runs)}{_model()}{_memory(like_devices(AUTO))}"
+    """HTML: the whole bar; with `logs_in` it has the person's name and a log-out button."""
+    name = asking().name
+    who = f'<span class="pill opt" title="You are logged in as">{escape(name)}</span>'
+    pills = f"{_activity(runs)}{_model()}{_memory(like_devices(AUTO))}{who if name else ''}"
     buttons = f"{_TOGGLE}{_LOG_OUT if logs_in else ''}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{buttons}</header>'
 

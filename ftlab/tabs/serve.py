@@ -36,15 +36,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ftlab.basics.addresses import is_loopback
-from ftlab.basics.bearer import BearerToken
+from ftlab.basics.bearer import NamedTokens
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import RepeatedErrors, RepeatedRefusals, note_refusal, without_inputs
+from ftlab.basics.people import LONGEST_NAME, MOST_QUEUED, People, asked_by, is_name
+from ftlab.basics.words import shown_name, some_names
 from ftlab.jobs.control import control_folder
 from ftlab.jobs.inputs import DEMO_REFUSAL, Access, demo_access
 from ftlab.operations.health import HealthProbe
 from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
+from ftlab.tabs.given_files import GivenFiles
 from ftlab.tabs.requests import (
     NO_SUCH_PART,
     BodyLimits,
@@ -86,11 +89,22 @@ class NotedBlocks(gr.Blocks):
         self._errors = RepeatedErrors()
         self.own_routes: list[Route] = []
         """Routes of the page that are not gradio's; `Serving.launch` adds them."""
+        self.people, self.given = People(), GivenFiles()  # of the app; `Serving.launch` sets them
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
     ) -> dict[str, Any]:
         function = self.fns[block_fn] if isinstance(block_fn, int) else block_fn
+        asked_at = getattr(kw.get("request"), "request", None)
+        user = user_of(self.app, asked_at.headers) if asked_at is not None else None
+        with asked_by(self.people.person(user)):
+            answer = await self._process(function, inputs, *args, **kw)
+            self.given.give(answer.get("data"))
+            return answer
+
+    async def _process(
+        self, function: BlockFunction, inputs: list[Any], *args: Any, **kw: Any
+    ) -> dict[str, Any]:
         try:
             event = kw.get("event_data")
             if event is not None:
@@ -120,6 +134,8 @@ class NotedBlocks(gr.Blocks):
     ) -> list[Any]:
         """Raises `WrongCall` for inputs that the page cannot send, `gr.Error` from components."""
         check_inputs(block_fn.inputs, inputs)
+        if self.given.strange(inputs):
+            raise WrongCall("a file of somebody else")
         try:
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except gr.Error:
@@ -346,6 +362,11 @@ def _parse(text: str, where: str, must_have: bool = False) -> Accounts:
                 f"The password in line {number} of {where} has {len(password)} characters; give "
                 f"at least {MIN_CHARACTERS}."
             )
+        if not is_name(user):
+            raise FtlabError(
+                f"The name in line {number} of {where} must have 1 to {LONGEST_NAME} printable "
+                "characters; give another."
+            )
         if user in passwords:
             raise FtlabError(f"Line {number} of {where} names a user again; give each one line.")
         passwords[user] = password
@@ -376,7 +397,8 @@ class Serving:
 
     `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
     trusted addresses and networks whose X-Forwarded-For header gives the client address. `agents`
-    have tools at `/mcp` with that token; `None`: they have none.
+    have tools at `/mcp` with those tokens; `None`: they have none. `private`, `admins` and
+    `most_queued` are as in `People`.
     """
 
     host: str = "127.0.0.1"
@@ -387,7 +409,16 @@ class Serving:
     space: str = ""
     proxies: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
-    agents: BearerToken | None = None
+    agents: NamedTokens | None = None
+    private: bool = False
+    admins: tuple[str, ...] = ()
+    most_queued: int | None = MOST_QUEUED
+
+    @property
+    def people(self) -> People:
+        """Who asks, and what each may see and change. Without `admins` the first account is one."""
+        admins = self.admins or tuple(self.accounts.passwords)[:1]
+        return People(bool(self.accounts), self.private, frozenset(admins), self.most_queued)
 
     @property
     def is_demo(self) -> bool:
@@ -406,11 +437,32 @@ class Serving:
                 f"--mcp where others can reach it needs a token; set {self.agents.variable}, as "
                 'python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
             )
+        self._check_people()
         if self.accounts or self.is_demo or not self.is_public:
             return
         what = "--share" if self.share else f"--host {self.host}"
         where = "its public link" if self.share else "that address"
         raise FtlabError(f"{what} without a login {_NOT_ALONE.format(where=where)}")
+
+    def _check_people(self) -> None:
+        """Raises `FtlabError` for names that nobody logs in with."""
+        if not self.accounts:
+            named = "--private" if self.private else "--admin" if self.admins else ""
+            if named:
+                raise FtlabError(
+                    f"{named} is for people who log in; give users and passwords with --auth FILE "
+                    f"or {VARIABLE}=user:password."
+                )
+            return
+        tokens = {} if self.agents is None else self.agents.tokens
+        variable = "" if self.agents is None else self.agents.variable
+        for where, names in (("--admin", self.admins), (variable, tokens)):
+            for name in filter(None, names):
+                if name not in self.accounts.passwords:
+                    raise FtlabError(
+                        f"{where} names '{shown_name(name)}', who has no login here; the logins: "
+                        f"{some_names(list(self.accounts.passwords), 6)}."
+                    )
 
     def access(self, runs_folder: Path) -> Access:
         """Returns what visitors may do; behind a login they are not assumed to be the operator."""
@@ -419,7 +471,8 @@ class Serving:
         if self.accounts or self.folders:
             uploads = control_folder(runs_folder) / "uploads"
             logs_in = bool(self.accounts)
-            return Access(folders=self.folders, uploads=uploads, logs_in=logs_in)
+            closed = runs_folder if self.private else None
+            return Access(folders=self.folders, uploads=uploads, closed=closed, logs_in=logs_in)
         return Access()
 
     @contextmanager
@@ -451,6 +504,9 @@ class Serving:
         """
         is_open = not self.accounts and not self.is_demo  # every visitor is the operator
         limits = replace(self.limits, rate=None) if is_open else self.limits
+        given = GivenFiles()
+        if isinstance(page, NotedBlocks):
+            page.people, page.given = self.people, given
         # The proxies that uvicorn trusts; by default every client on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
         page.launch(
@@ -470,6 +526,8 @@ class Serving:
                 page_calls(page),
                 [*routes, *getattr(page, "own_routes", [])],
                 [Middleware(NotedRefusals), Middleware(SlowTimers)],
+                self.people,
+                given,
             ),
             **options,
         )
@@ -496,7 +554,10 @@ def serving(
     folders: tuple[Path, ...],
     proxies: tuple[str, ...],
     environment: Mapping[str, str],
-    agents: BearerToken | None = None,
+    agents: NamedTokens | None = None,
+    private: bool = False,
+    admins: tuple[str, ...] = (),
+    most_queued: int | None = MOST_QUEUED,
 ) -> Serving:
     """Builds `Serving` from command-line values; raises `FtlabError` for a bad folder or proxy."""
     for proxy in proxies:
@@ -520,4 +581,7 @@ def serving(
         space=space,
         proxies=proxies or (_SPACE_PROXIES if space else ()),
         agents=agents,
+        private=private,
+        admins=admins,
+        most_queued=most_queued,
     )

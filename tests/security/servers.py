@@ -15,10 +15,12 @@ import gradio as gr
 import httpx
 
 from ftlab.basics.files import recorded_folder
+from ftlab.basics.people import asked_by
 from ftlab.playground.client import PlaygroundClient
 from ftlab.prediction.client import Predictor
 from ftlab.records.store import RunStore
 from ftlab.tabs import app
+from ftlab.tabs.agents import agents_route
 from ftlab.tabs.context import AppContext
 from ftlab.tabs.serve import Accounts, Serving, health_route
 from tests.playground.test_client import FAKE
@@ -56,9 +58,13 @@ def running(served: Serving, runs: Path, predictor: Predictor | None = None) -> 
         predictor=predictor or SizedPredictor(lambda question: 1),
         access=access,
     )
-    page = app.build_page(context)
+    with asked_by(served.people.person(None)):
+        page = app.build_page(context)
     app.open_queue(page)
-    served.launch(page, [health_route(context.store)], **app.launch_options())
+    routes = [health_route(context.store)]
+    if served.agents is not None:
+        routes.append(agents_route(context))
+    served.launch(page, routes, **app.launch_options())
     try:
         yield Running(f"http://127.0.0.1:{served.port}", context, page)
     finally:

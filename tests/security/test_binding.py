@@ -9,6 +9,7 @@ import pytest
 from ftlab.__main__ import main
 from ftlab.basics import addresses
 from ftlab.basics.addresses import is_loopback
+from ftlab.basics.bearer import read_tokens
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.inputs import Access
 from ftlab.tabs.serve import VARIABLE, Accounts, Serving, read_accounts, serving
@@ -183,3 +184,40 @@ def test_a_password_is_no_option_of_the_command_line(capsys: pytest.CaptureFixtu
     said = capsys.readouterr().err
     assert "takes a file, never user:password" in said
     assert "horse" not in said
+
+
+TWO = Accounts({"ada": "correct horse", "bob": "battery staple"})
+
+
+def test_the_first_account_is_the_admin_unless_others_are_named() -> None:
+    assert Serving(accounts=TWO).people.admins == {"ada"}
+    assert Serving(accounts=TWO, admins=("bob",)).people.admins == {"bob"}
+    assert not Serving().people.logs_in
+
+
+@pytest.mark.parametrize(
+    ("served", "sentence"),
+    [
+        (Serving(private=True), "--private is for people who log in; give users and passwords"),
+        (Serving(admins=("ada",)), "--admin is for people who log in"),
+        (Serving(accounts=TWO, admins=("cyd",)), "--admin names 'cyd', who has no login here"),
+        (
+            Serving(accounts=TWO, agents=read_tokens("TOKENS", {"TOKENS": f"cyd:{'x' * 16}"})),
+            "TOKENS names 'cyd', who has no login here; the logins: ada and bob",
+        ),
+    ],
+)
+def test_names_that_nobody_logs_in_with_are_refused_at_the_start(
+    served: Serving, sentence: str
+) -> None:
+    with pytest.raises(FtlabError, match=sentence):
+        served.check()
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "many", "1.5"])
+def test_a_limit_of_queued_runs_is_a_whole_number(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["app", "--most-queued", number])
+    assert "is no whole number above 0" in capsys.readouterr().err

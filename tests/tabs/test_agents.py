@@ -16,7 +16,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
-from ftlab.basics.bearer import read_token
+from ftlab.basics.bearer import read_tokens
 from ftlab.basics.errors import FtlabError
 from ftlab.tabs.agents import VARIABLE, read_agents
 from ftlab.tabs.serve import Serving, serving
@@ -209,9 +209,9 @@ def test_where_others_reach_it_the_app_does_not_start_without_a_token(where: str
     host = "0.0.0.0" if where == "--host" else "127.0.0.1"
     space = {"SPACE_ID": "ada/demo"} if where == "a demo" else {}
     served = serving(host, 7860, where == "--share", Serving().accounts, (), (), space)
-    token = read_token(VARIABLE, {VARIABLE: TOKEN})
+    token = read_tokens(VARIABLE, {VARIABLE: TOKEN})
     with pytest.raises(FtlabError, match=f"needs a token; set {VARIABLE}"):
-        replace(served, agents=read_token(VARIABLE, {})).check()
+        replace(served, agents=read_tokens(VARIABLE, {})).check()
     if where == "a demo":
         replace(served, agents=token).check()
 

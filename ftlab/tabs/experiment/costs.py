@@ -100,7 +100,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
             now = replace(now, note=f"{now.note} {_RESTING}".strip())
         if not now.time and not unknown:
             return now
-        queue = context.store.runs()  # a prediction takes its time, in which runs go on
+        queue = context.store.runs_of_all()  # a prediction takes its time, in which runs go on
         ahead = seconds_ahead(queue, asked.devices)
         left = format_seconds(ahead) if ahead else ""
         return replace(now, ahead=ahead, queue=left, queued=queue_state(queue))

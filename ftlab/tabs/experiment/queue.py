@@ -23,6 +23,7 @@ from ftlab.basics import units
 from ftlab.basics.devices import list_devices, told_devices
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.leases import Holder
+from ftlab.basics.people import Person, asking
 from ftlab.basics.recent import Recent
 from ftlab.charts.growth import Growth, Tagged, grown
 from ftlab.charts.loss import LossCurve, curve_of, curve_points, draw_losses, loss_figure
@@ -45,7 +46,7 @@ from ftlab.records.progress import (
     sweep_eta,
 )
 from ftlab.records.result import STATUS_LABELS
-from ftlab.records.store import RECENT_SECONDS, Run, RunStore
+from ftlab.records.store import RECENT_SECONDS, Run, RunStore, seen_runs
 from ftlab.tabs.compare.next_steps import NextButtons, NextSteps, next_steps
 from ftlab.tabs.context import QUIET, AppContext, Links, first_shown
 from ftlab.tabs.experiment.devices import devices_html, look_at_devices
@@ -90,6 +91,11 @@ class SweepView:
         return any(run.is_open for run in self.runs)
 
     @property
+    def owner(self) -> str:
+        """Who queued it, by login; "" for the operator."""
+        return self.runs[0].spec.owner
+
+    @property
     def open_ids(self) -> list[str]:
         return [run.run_id for run in self.runs if run.is_open]
 
@@ -108,12 +114,16 @@ def view_sweep(
     cancelling: Collection[str] = (),
     read: ReadProgress = read_progress,
 ) -> SweepView | None:
-    """The wanted sweep, or the newest one for `NEWEST` or a deleted sweep; `None` without runs."""
+    """The wanted sweep, or the newest one for `NEWEST` or a deleted sweep; `None` without runs.
+
+    The newest is that of the person who asks, if there is one: others launch at the same time.
+    """
     if not runs:
         return None
-    newest = max(runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id)).spec.sweep_id
+    own = [run for run in runs if run.spec.owner == asking().name]
+    newest = max(own or runs, key=lambda run: (run.spec.created_at, run.spec.sweep_id))
     found = any(run.spec.sweep_id == wanted for run in runs)
-    sweep_id = wanted if found and wanted else newest
+    sweep_id = wanted if found and wanted else newest.spec.sweep_id
     chosen = [run for run in runs if run.spec.sweep_id == sweep_id]
     later, pace = later_by_precision(chosen), pace_of(chosen)
     progress = tuple(
@@ -158,7 +168,18 @@ def queue_heading(view: SweepView | None) -> str:
         return heading("Queue", sub="One run at a time on each device")
     title = "Queue" if view.is_open else "Queue: all runs have ended"
     button = '<button class="ghost" data-run="all">Cancel all</button>'
-    return heading(title, *([button] if view.is_open else []), sub=_summary(view))
+    may_cancel = view.is_open and asking().may_change(view.owner)
+    return heading(title, *([button] if may_cancel else []), sub=_summary(view))
+
+
+def of_others(everyones: Sequence[Run]) -> str:
+    """Says how many runs wait or run for other people, who take turns; "" without any."""
+    name = asking().name
+    count = sum(run.is_open and run.spec.owner != name for run in everyones) if name else 0
+    if not count:
+        return ""
+    verb = "waits or runs" if count == 1 else "wait or run"
+    return note_html(f"{plural(count, 'run')} of others {verb}; people take turns.")
 
 
 def worked_elsewhere(runs: Sequence[Run], holder: Holder | None) -> str:
@@ -221,7 +242,8 @@ def queue_html(view: SweepView | None) -> str:
 
 def _summary(view: SweepView) -> str:
     ended = sum(not run.is_open for run in view.runs)
-    parts = [f"sweep {view.sweep_id}", f"{ended} of {plural(len(view.runs), 'run')} ended"]
+    whose = f" of {view.owner}" if view.owner != asking().name else ""
+    parts = [f"sweep {view.sweep_id}{whose}", f"{ended} of {plural(len(view.runs), 'run')} ended"]
     if view.is_open:
         left = sweep_eta(view.runs, view.progress)
         if left is not None:
@@ -316,7 +338,7 @@ def _pred(text: str) -> str:
 
 
 def _button(run: Run, cancelling: bool) -> str:
-    if not run.is_open:
+    if not run.is_open or not asking().may_change(run.spec.owner):
         return '<span class="nil"></span>'
     if cancelling:
         return '<button class="ghost" disabled>Ending …</button>'
@@ -414,24 +436,25 @@ class QueueWatch:
         self._keeper = Keeper(store.folder)
         self._turn = threading.Lock()
         self._last_suggested: tuple[tuple[tuple[str, int], ...], str] = ((), "")
-        self._looks: Recent[str, tuple[float, Shown]] = Recent(_MOST_SWEEPS)
+        self._looks: Recent[tuple[Person, str], tuple[float, Shown]] = Recent(_MOST_SWEEPS)
         self._drawn: Recent[str, Tagged] = Recent(_MOST_DRAWINGS)
 
     def look(self, wanted: str) -> Shown:
         """The current state of the wanted sweep."""
         with self._turn:
-            return self._look(wanted, self._store.runs())
+            return self._look(wanted, self._store.runs_of_all())
 
     def glance(self, wanted: str) -> Shown:
         """As `look`, but up to half the time between two polls old, at least 0.25 s and at most
         `RECENT_SECONDS`: one read serves all pages that poll at the same time."""
         with self._turn:
-            if wanted in self._looks:
-                at, last = self._looks[wanted]
+            known = self._looks.get((asking(), wanted))
+            if known is not None:
+                at, last = known
                 oldest = min(RECENT_SECONDS, max(_FIRST_LOSS_SECONDS, last.seconds / 2))
                 if self._clock() - at < oldest:
                     return last
-            return self._look(wanted, self._store.recent_runs())
+            return self._look(wanted, self._store.runs_of_all(recent=True))
 
     def poll(self, query: Mapping[str, str]) -> News:
         """What is new for a page that shows a `sweep`.
@@ -456,13 +479,15 @@ class QueueWatch:
             return None
         return grown(self._drawn.get(tag), drawing.tagged, lambda: drawing.figure.plot)
 
-    def _look(self, wanted: str, runs: Sequence[Run]) -> Shown:
+    def _look(self, wanted: str, everyones: list[Run]) -> Shown:
+        runs = seen_runs(everyones)
         cancelling = requested_cancels(self._store.folder)
         told = told_devices()  # their use cannot be read from here
         view = view_sweep(runs, wanted, cancelling, self._book.read)
-        problem = self._keeper.keep(runs)
+        problem = self._keeper.keep(everyones)
         now = Shown(
-            heading=f"{queue_heading(view)}{_hidden_state(runs)}"
+            heading=f"{queue_heading(view)}{_hidden_state(everyones)}"
+            + of_others(everyones)
             + worked_elsewhere(runs, dispatcher_elsewhere(self._store.folder))
             + executed_elsewhere(runs, where_runs_go(), trouble_of(self._store.folder))
             + field_error([problem] if problem else []),
@@ -473,7 +498,7 @@ class QueueWatch:
             steps=NextSteps() if view is None or view.is_open else next_steps(view.runs),
             seconds=seconds_between_polls(runs, view),
         )
-        self._looks[wanted] = self._clock(), now
+        self._looks[asking(), wanted] = self._clock(), now
         return now
 
     def _suggested(self, view: SweepView | None) -> str:
@@ -490,7 +515,8 @@ class QueueWatch:
         if view is None:
             return Drawing()
         now = Drawing(view.curves(), max((way.steps for way in view.progress), default=0))
-        before = self._looks[wanted][1].drawing if wanted in self._looks else None
+        last = self._looks.get((asking(), wanted))
+        before = None if last is None else last[1].drawing
         if before is not None and before == now:
             return before
         self._drawn[now.tagged.tag] = now.tagged

@@ -22,10 +22,11 @@ from gradio.utils import get_upload_folder
 from ftlab.basics import units
 from ftlab.basics.errors import FtlabError, InvalidRequest
 from ftlab.basics.files import default_runs_folder
+from ftlab.basics.people import asking
 from ftlab.basics.words import some_names
 from ftlab.jobs.control import start_dispatcher
 from ftlab.jobs.inputs import EVERYTHING, Access
-from ftlab.jobs.launch import enqueue_again
+from ftlab.jobs.launch import enqueue_again, room_for
 from ftlab.jobs.launchers.hub_errors import TOKEN
 from ftlab.records.merge import MergeDirectory, record_words
 from ftlab.records.published import remove_published
@@ -58,6 +59,14 @@ def own_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
         if run_id not in known:
             raise FtlabError(_not_own(store, run_id))
     return [known[run_id] for run_id in dict.fromkeys(run_ids)]
+
+
+def changeable_runs(store: RunStore, run_ids: Collection[str]) -> list[Run]:
+    """As `own_runs`; raises `FtlabError`, too, if one is somebody else's."""
+    runs = own_runs(store, run_ids)
+    for run in runs:
+        asking().check_change(run.spec.owner, f"The run {run_name(run.run_id)}")
+    return runs
 
 
 def delete_question(store: RunStore, run_ids: Sequence[str]) -> str:
@@ -104,7 +113,7 @@ def delete(store: RunStore, run_ids: Sequence[str]) -> str:
 
 def archive(store: RunStore, run_ids: Sequence[str], archived: bool) -> str:
     """Archives or unarchives runs. Deletes no files."""
-    runs = own_runs(store, run_ids)
+    runs = changeable_runs(store, run_ids)
     for run in runs:
         _annotate(run, replace(run.annotations, archived=archived))
     if not archived:
@@ -124,7 +133,7 @@ def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool = Fals
     tags = parse_tags(text or "")
     if not tags and not instead:
         raise FtlabError("No tag is given; write one or more, as in demo, for Ada.")
-    runs = own_runs(store, run_ids)
+    runs = changeable_runs(store, run_ids)
     kept = [() if instead else run.annotations.tags for run in runs]
     changed = [parse_tags(", ".join((*own, *tags))) for own in kept]  # all checked before a write
     for run, new in zip(runs, changed, strict=True):
@@ -137,7 +146,7 @@ def tag(store: RunStore, run_ids: Sequence[str], text: str, instead: bool = Fals
 
 def save_notes(store: RunStore, run_id: str, tags: str, note: str) -> str:
     """Replaces one run's tags and note."""
-    (run,) = own_runs(store, [run_id])
+    (run,) = changeable_runs(store, [run_id])
     _annotate(run, replace(run.annotations, tags=parse_tags(tags or ""), note=(note or "").strip()))
     return "Saved."
 
@@ -159,9 +168,10 @@ def run_again(store: RunStore, run_ids: Sequence[str]) -> str:
 
 def resume(store: RunStore, run_ids: Sequence[str]) -> str:
     """Queues runs that ended early, to resume from their checkpoints."""
-    runs = own_runs(store, run_ids)
-    for run in runs:
-        ask_to_resume(run.directory)
+    runs = changeable_runs(store, run_ids)
+    with room_for(len(runs), store.folder):
+        for run in runs:
+            ask_to_resume(run.directory)
     start_dispatcher(store.folder)
     return f"{plural(len(runs), 'run')} queued to go on; Experiment shows how."
 

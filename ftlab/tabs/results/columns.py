@@ -167,6 +167,7 @@ def _columns() -> list[Column]:
         Column("device", "Device", settings, str),
         Column("machine", "Machine", about, str),
         Column("origin", "Origin", about, origin_label),
+        Column("owner", "Owner", about, str),
         Column("tags", "Tags", about, str),
         Column("note", "Note", about, str),
         Column("reason", "Why it ended", about, str),
@@ -187,10 +188,13 @@ _USUAL = (
 
 
 def usual_columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """Keys of the default columns. Tags and optional metrics only where a run has them."""
+    """Keys of the default columns. Tags and optional metrics only where a run has them, and owners
+    only where there are several."""
     tagged = bool((table["tags"] != "").any()) if len(table) else False
+    several = table.loc[table["origin"] == "measured", "owner"].nunique() > 1
+    more = [*(["tags"] if tagged else []), *(["owner"] if several else [])]
     lacking = {key for key in OPTIONAL if table[key].isna().all()}
-    return in_order({*_USUAL, *(["tags"] if tagged else [])} - lacking)
+    return in_order({*_USUAL, *more} - lacking)
 
 
 def in_order(keys: Collection[str]) -> tuple[str, ...]:

@@ -76,6 +76,8 @@ def panel(run: Run, read: Callable[[Run], Progress] = read_progress) -> Panel:
         ("Base run", spec.base_run_id or units.DASH),
         ("Queued", time.strftime("%d %b %Y %H:%M:%S", time.localtime(spec.created_at))),
     ]
+    if spec.owner:
+        settings.append(("Owner", spec.owner))
     if node := run.directory.node:
         settings.append(("Ran on" if result else "Runs on", node))
     return Panel(top, _samples(run), _pairs(settings), _environment(run), _log(run))

@@ -14,6 +14,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import asking
 from ftlab.basics.recent import Recent
 from ftlab.jobs.inputs import Access
 from ftlab.records.progress import ProgressBook
@@ -542,7 +543,7 @@ class Drawn:
         """Like the function `answer`, but the runs may be up to a second old."""
         with self._turn:
             self._store.recent_runs()
-            key = repr((self._store.changes, query))  # a query is not hashable
+            key = repr((asking(), self._store.changes, query))  # a query is not hashable
             now = self._known.get(key) or answer(self._store, query, recent=True)
             self._known[key] = now
             return deepcopy(now)  # gradio takes values out of an update

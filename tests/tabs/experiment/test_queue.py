@@ -12,6 +12,7 @@ import pytest
 
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.log import app_log
+from ftlab.basics.people import Person, asked_by
 from ftlab.jobs.control import request_cancel, requested_cancels
 from ftlab.records.removal import remove_runs
 from ftlab.records.run import RunDirectory
@@ -303,3 +304,33 @@ def test_cancels_and_deletes_are_noted_in_the_log(context: AppContext, tmp_path:
         ("cancel requested", [queued.run_id]),
         ("runs deleted", [done.run_id]),
     ]
+
+
+def test_a_person_is_shown_their_own_newest_sweep_and_ends_no_run_of_others(tmp_path: Path) -> None:
+    ada, bob = (Person(name, changes_all=False) for name in ("ada", "bob"))
+    with asked_by(bob):
+        make_run(tmp_path, status="queued", sweep_id="20261125-110000-b0b1")
+    with asked_by(ada):
+        make_run(tmp_path, status="queued", sweep_id="20261125-120000-ada1")
+    watch = QueueWatch(RunStore(tmp_path))
+    with asked_by(bob):
+        his, hers = watch.look(NEWEST), watch.look("20261125-120000-ada1")
+    assert "sweep 20261125-110000-b0b1," in his.heading
+    assert "Cancel all" in his.heading
+    assert "1 run of others waits or runs; people take turns." in his.heading
+    assert "sweep 20261125-120000-ada1 of ada," in hers.heading
+    assert "Cancel" not in hers.heading + hers.queue
+    with asked_by(ada):
+        assert "Cancel" in watch.look("20261125-120000-ada1").queue, "not the answer to bob"
+
+
+def test_where_each_sees_their_own_the_queue_says_how_many_others_wait_and_no_more(
+    tmp_path: Path,
+) -> None:
+    with asked_by(Person("ada")):
+        make_run(tmp_path, status="queued", sweep_id="20261125-120000-ada1")
+    watch = QueueWatch(RunStore(tmp_path))
+    with asked_by(Person("bob", sees_all=False, changes_all=False)):
+        shown = watch.look("20261125-120000-ada1")
+    assert "1 run of others waits or runs" in shown.heading
+    assert "ada" not in f"{shown.heading}{shown.queue}{shown.choices}".replace("data-", "")
