@@ -1,6 +1,6 @@
-"""Every link of every document leads somewhere, on GitHub and on the site, without mkdocs installed.
+"""Every link of every document leads somewhere, on GitHub and on the site.
 
-`make docs` checks the built site as well; this needs nothing but the files.
+`make docs` checks the built site as well; this needs no mkdocs, only the files.
 """
 
 from __future__ import annotations
@@ -92,4 +92,7 @@ def test_anchors_are_those_of_github() -> None:
 
 
 def test_links_in_code_are_none() -> None:
-    assert links('`[a](b.md)` [c](d.md)\n```\n[e](f.md)\n```\n<img src="g.png">') == ["d.md", "g.png"]
+    assert links('`[a](b.md)` [c](d.md)\n```\n[e](f.md)\n```\n<img src="g.png">') == [
+        "d.md",
+        "g.png",
+    ]

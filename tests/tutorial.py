@@ -1,4 +1,4 @@
-"""The code of a tutorial: the files that it has the reader write, and the commands that it has them type."""
+"""The code of a tutorial: files to write, and commands to type."""
 
 from __future__ import annotations
 

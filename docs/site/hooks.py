@@ -1,8 +1,9 @@
 """Hooks of mkdocs, which mkdocs.yml names: what of the site does not lie in docs/.
 
-README.md becomes the first page and SECURITY.md a page beside the others, with their links rewritten
-to where they then lie, so that one text serves GitHub and the site. The reference is written into
-build/reference by `python -m tests.site.reference` beforehand, as it is made from the code itself.
+README.md becomes the first page and SECURITY.md a page beside the others, with their links
+rewritten to where they then lie, so that one text serves GitHub and the site. The reference is
+written into build/reference by `python -m tests.site.reference` beforehand, as it is made from the
+code itself.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mkdocs.structure.files import File, Files
-
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
     from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,8 @@ _PICTURE = re.compile(
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds the documents of the root, and the reference."""
+    from mkdocs.structure.files import File  # here, so that tests need no mkdocs
+
     for name, page in OUTSIDE.items():
         text = (ROOT / name).read_text(encoding="utf-8")
         content = from_root(_FRONT_MATTER.sub("", text))

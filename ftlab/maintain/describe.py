@@ -1,7 +1,8 @@
 """`describe`: write docs/methods.md, what each method is good for and what it cost here.
 
-Committed, unlike the site's reference, so that it is read on GitHub too: it changes only with a method
-or a recorded sweep. `tests/maintain/test_describe.py` fails where it is not what this command writes.
+Committed, unlike the site's reference, so that it is read on GitHub too: it changes only with a
+method or a recorded sweep. `tests/maintain/test_describe.py` fails where it is not what this
+command writes.
 """
 
 from __future__ import annotations
@@ -135,4 +136,3 @@ def _method(method: MethodSpec) -> str:
     if method.weak_at:
         lines.append(f"- *Weak at:* {method.weak_at}")
     return "\n".join(lines)
-

@@ -1,4 +1,4 @@
-"""Checks the links of a built site: each file and anchor exists, and no page loads from another host.
+"""Checks a built site: each file and anchor of a link exists, no page loads from another host.
 
 Run as: python -m tests.site.check [build/site]
 

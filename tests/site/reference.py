@@ -41,8 +41,8 @@ _OF_A_MACHINE = "_of this machine_"
 GROUPS: Mapping[str, tuple[type, str]] = {
     "Settings of a run": (
         TrainingSettings,
-        "Shared by all runs of a sweep. On the form of Experiment, as options of `sweep`, `tune` and "
-        "`race`, and as `settings` of an API call.",
+        "Shared by all runs of a sweep. On the form of Experiment, as options of `sweep`, `tune` "
+        "and `race`, and as `settings` of an API call.",
     ),
     "Settings of a launch": (SweepRequest, "What is launched, where, and how often."),
     "Settings of an answer": (
@@ -56,10 +56,13 @@ GROUPS: Mapping[str, tuple[type, str]] = {
 
 
 def settings_page() -> str:
-    parts = ["# Settings\n"]
+    parts = [
+        "# Settings\n\nEach is described once, in the code; form, command line, API and this page "
+        "read it there. *Fair*: runs are a fair comparison only if they share it.\n"
+    ]
     for heading, (settings, where) in GROUPS.items():
         rows = (_setting_row(field) for field in fields_of(settings).values())
-        heads = ("setting", "option", "default", "values", "what it is")
+        heads = ("setting", "option", "default", "values", "fair", "what it is")
         parts.append(f"## {heading}\n\n{where}\n\n{_table(heads, rows)}\n")
     return "\n".join(parts)
 
@@ -68,13 +71,13 @@ def _setting_row(field: Field) -> Sequence[str]:
     default = field.default
     shown = field.setting.empty if default is None else _default(field, default)
     about = field.setting.help or field.setting.label
-    unfair = "; runs that differ in it are no fair comparison" if field.setting.same else ""
     return (
         plain(field.setting.label),
         f"`--{field.option}`",
         plain(shown),
         plain(_values(field)),
-        plain(about + unfair),
+        "✓" if field.setting.same else "",
+        plain(about),
     )
 
 
@@ -100,8 +103,9 @@ def _values(field: Field) -> str:
 def hyperparameters_page() -> str:
     parts = [
         "# Hyperparameters of the methods\n\n"
-        "Given on the form below a ticked method, or as `--variant METHOD:NAME=VALUE,…`. Each method "
-        "also takes `lr`, its learning rate, and most take `base`, the precision of the frozen base. "
+        "Given on the form below a ticked method, or as `--variant METHOD:NAME=VALUE,…`. Each "
+        "method also takes `lr`, its learning rate, and most take `base`, the precision of the "
+        "frozen base. "
         "[Which method is good for what](../methods.md) says more of each.\n"
     ]
     for method in METHODS.values():
@@ -172,8 +176,10 @@ def command_line_page() -> str:
     ]
     for parser, commands in ((build_parser(), COMMANDS), (PROGRAM.parser(), PROGRAM.commands)):
         known = _subparsers(parser)
-        if parser is not None and commands is PROGRAM.commands:
-            parts.append("# For maintainers\n\n`python -m ftlab.maintain COMMAND`, in a checkout.\n")
+        if commands is PROGRAM.commands:
+            parts.append(
+                "# For maintainers\n\n`python -m ftlab.maintain COMMAND`, in a checkout.\n"
+            )
         for command in commands:
             text = _help(known[command.NAME])
             parts.append(f"## {command.NAME}\n\n{plain(command.SUMMARY)}\n\n```text\n{text}```\n")
@@ -205,8 +211,8 @@ def api_page() -> str:
         calls = calls_of(context)
         tools = [(tool.call, tool.title) for tool in tools_of(context)]
     parts = [
-        "# API and tools for agents\n\n## Calls of the page\n\nBy `gradio_client`, at the address of "
-        'the page: `Client("http://127.0.0.1:7860").predict(…, api_name="/NAME")`. `results` is '
+        "# API and tools for agents\n\n## Calls of the page\n\nBy `gradio_client`, at the address "
+        'of the page: `Client("http://127.0.0.1:7860").predict(…, api_name="/NAME")`. `results` is '
         "another name of `runs`.\n",
         *(_call(call, name) for name, call in calls.items()),
         "## Tools for agents\n\nAt `/mcp`, by the Model Context Protocol: "

@@ -188,7 +188,8 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f'<td class="s"><button type="button" class="ghost" aria-expanded="false" '
         f'aria-controls="{fields}" aria-label="Settings of {label}">Settings</button></td></tr>'
         f'<tr class="own" id="{fields}" hidden><td class="l" colspan="9">'
-        f'{_advice(method)}<div class="fields">{_all_fields(method, values)}</div></td></tr></tbody>'
+        f'{_advice(method)}<div class="fields">{_all_fields(method, values)}</div>'
+        "</td></tr></tbody>"
     )
 
 
