@@ -62,7 +62,7 @@ def settings_page() -> str:
     ]
     for heading, (settings, where) in GROUPS.items():
         rows = (_setting_row(field) for field in fields_of(settings).values())
-        heads = ("setting", "option", "default", "values", "fair", "what it is")
+        heads = ("option", "default", "values", "fair", "what it is")
         parts.append(f"## {heading}\n\n{where}\n\n{_table(heads, rows)}\n")
     return "\n".join(parts)
 
@@ -70,14 +70,13 @@ def settings_page() -> str:
 def _setting_row(field: Field) -> Sequence[str]:
     default = field.default
     shown = field.setting.empty if default is None else _default(field, default)
-    about = field.setting.help or field.setting.label
+    label, about = field.setting.label, field.setting.help
     return (
-        plain(field.setting.label),
         f"`--{field.option}`",
         plain(shown),
         plain(_values(field)),
         "✓" if field.setting.same else "",
-        plain(about),
+        f"**{plain(label)}**" + (f": {plain(about)}" if about else ""),
     )
 
 
@@ -234,12 +233,12 @@ def _call(call: Callable[..., Any], name: str, title: str = "") -> str:
         about, _, returns = text.partition("Returns:")
     defaults = {key: one.default for key, one in inspect.signature(call).parameters.items()}
     rows = [
-        (f"`{key}`", f"`{_shown(defaults.get(key))}`", plain(words))
+        (f"`{key}`", plain(words), f"`{_shown(defaults.get(key))}`")
         for key, words in _described(described)
     ]
     lines = [f"### {name}\n", f"{title}. {about.strip()}\n" if title else f"{about.strip()}\n"]
     if rows:
-        lines.append(_table(("argument", "default", "what it is"), rows) + "\n")
+        lines.append(_table(("argument", "what it is", "default"), rows) + "\n")
     if returns.strip():
         lines.append(f"Returns: {' '.join(returns.split())}\n")
     return "\n".join(lines)

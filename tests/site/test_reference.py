@@ -27,14 +27,22 @@ def test_every_page_is_written(pages: dict[str, str]) -> None:
 
 
 def test_every_setting_of_the_schema_is_there_with_its_option(pages: dict[str, str]) -> None:
-    for settings, _ in GROUPS.values():
+    for heading, (settings, _) in GROUPS.items():
         for field in fields_of(settings).values():
-            assert f"| {field.setting.label} | `--{field.option}` |" in pages["settings.md"]
+            (row,) = (
+                line
+                for line in pages["settings.md"]
+                .split(f"## {heading}\n")[1]
+                .split("\n## ")[0]
+                .splitlines()
+                if line.startswith(f"| `--{field.option}` |")
+            )
+            assert f"**{field.setting.label}**" in row
 
 
 def test_bounds_defaults_and_fairness_are_those_of_the_schema(pages: dict[str, str]) -> None:
     assert (
-        "| Steps | `--steps` | 30 steps | from 1 to 1,000,000 | ✓ | optimizer steps |"
+        "| `--steps` | 30 steps | from 1 to 1,000,000 | ✓ | **Steps**: optimizer steps |"
         in pages["settings.md"]
     )
 
@@ -66,8 +74,8 @@ def test_every_command_is_there_with_what_help_prints(pages: dict[str, str]) -> 
 @pytest.mark.parametrize("call", ["launch_sweep", "runs", "predict", "race", "status", "compare"])
 def test_calls_and_tools_are_there_with_their_arguments(pages: dict[str, str], call: str) -> None:
     assert f"\n### {call}\n" in pages["api.md"]
-    assert "| `eval_examples` | `64` | kept out of training; those are scored |" in pages["api.md"]
-    assert "| `wait_seconds` | `0.0` |" in pages["api.md"]
+    assert "| `eval_examples` | kept out of training; those are scored | `64` |" in pages["api.md"]
+    assert "| `wait_seconds` | Waits so long for the end" in pages["api.md"]
 
 
 def test_no_page_names_a_folder_of_this_machine(pages: dict[str, str]) -> None:
