@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def test_every_setting_of_the_schema_is_there_with_its_option(pages: dict[str, s
                 if line.startswith(f"| `--{field.option}` |")
             )
             assert f"**{field.setting.label}**" in row
+
+
+def test_every_option_that_it_names_is_one_of_a_command(pages: dict[str, str]) -> None:
+    options = re.findall(r"^\| `(--[a-z-]+)` \|", pages["settings.md"], re.MULTILINE)
+    assert len(options) > 30
+    for option in options:
+        assert re.search(rf"(?<![\w-]){option}\b", pages["command-line.md"]), option
 
 
 def test_bounds_defaults_and_fairness_are_those_of_the_schema(pages: dict[str, str]) -> None:
