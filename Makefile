@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check ray-test wheel-test dist lock bench specialists recorded rates transfer claims races pictures promises audit clean
+.PHONY: help run test check ray-test wheel-test dist lock bench specialists recorded rates transfer claims races pictures docs promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -77,6 +77,11 @@ races: .venv/installed-dev  ## record the sweeps against which races are replaye
 pictures: .venv/installed-dev  ## take the documents' pictures anew (Chromium, about two minutes)
 	$(BIN)/python -m tests.browser.pictures
 
+docs: .venv/installed build/docs/installed  ## build the site of docs/ in build/site, and check its links (10 seconds)
+	$(BIN)/python -m tests.site.reference build/reference
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict --quiet
+	$(BIN)/python -m tests.site.check build/site
+
 promises: .venv/installed-dev  ## inject every fault and hostile input, measure 50 browsers and a stranger's worst requests, write docs/promises.md (20 minutes)
 	$(BIN)/python -m tests.benchmarks.load --minutes 5 --json build/load.json
 	$(BIN)/python -m tests.benchmarks.strangers --json build/strangers.json
@@ -99,6 +104,11 @@ clean:  ## remove the virtual environment and caches; runs stay
 build/audit/bin/pip-audit:
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --disable-pip-version-check "pip-audit>=2.10,<3"
+
+build/docs/installed: requirements-docs.txt
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
 
 build/dist/bin/pyproject-build:
 	$(PYTHON) -m venv build/dist

@@ -130,6 +130,7 @@ def test_the_front_matter_is_that_of_a_space_of_this_app() -> None:
         "bench",
         "recorded",
         "pictures",
+        "docs",
         "clean",
     ],
 )

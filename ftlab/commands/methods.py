@@ -86,6 +86,8 @@ def _facts(spec: MethodSpec, size: ModelSize) -> dict[str, Any]:
         "label": spec.label,
         "family": spec.family,
         "summary": spec.summary,
+        "good_for": spec.good_for,
+        "weak_at": spec.weak_at,
         "paper": asdict(spec.paper),
         "learning_rate": spec.rate_for(size),
         "tuned_rate": spec.learning_rate,

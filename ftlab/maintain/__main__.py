@@ -6,14 +6,22 @@ import sys
 from collections.abc import Sequence
 
 from ftlab.commands.program import Program
-from ftlab.maintain import capabilities, claims, race_sweep, record, specialists, transfer
+from ftlab.maintain import (
+    capabilities,
+    claims,
+    describe,
+    race_sweep,
+    record,
+    specialists,
+    transfer,
+)
 
 PROGRAM = Program(
     name="python -m ftlab.maintain",
-    description="Makes anew what ships with ftlab: the table of methods, the recorded sweeps, the "
+    description="Makes anew what ships with ftlab: the tables of methods, the recorded sweeps, the "
     "adapters of the bundled tasks, and the studies of what a small run shows.",
     epilog="The tasks' examples: python -m ftlab.maintain.tasks FOLDER",
-    commands=(capabilities, record, specialists, transfer, claims, race_sweep),
+    commands=(capabilities, describe, record, specialists, transfer, claims, race_sweep),
 )
 
 

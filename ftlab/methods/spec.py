@@ -231,7 +231,9 @@ class MethodSpec:
     """A fine-tuning method.
 
     To add a method, add a `MethodSpec` to a file of `ftlab.methods.families`: page, command line,
-    validation, report and tests use it. `short` is a short label ("": use `label`).
+    validation, report and tests use it. `short` is a short label ("": use `label`). `good_for` and
+    `weak_at` are a sentence each, from what was measured here (docs/evidence.md), PEFT's published
+    table and the method's paper; "" if nothing is known. "Here" in them is the bundled model.
     `base_precision` is the precision of the frozen base (`None`: set by the dtype policy), and
     `quantises` the id of the same method on an unquantised base. `peft_config(hyperparameters,
     plan)` builds PEFT's configuration; if it is `None` there is no adapter, and `select_trainable`
@@ -257,6 +259,8 @@ class MethodSpec:
     look: Look
     learning_rate: float
     short: str = ""
+    good_for: str = ""
+    weak_at: str = ""
     not_sharded: str = "its losses were not compared with those of one process"
     rate_rule: RateRule = BY_WIDTH
     hyperparameters: tuple[Hyperparameter, ...] = ()

@@ -99,9 +99,16 @@ def tools_of(context: AppContext) -> list[AgentTool]:
     calls, book = calls_of(context), ProgressBook()
 
     def methods() -> list[dict[str, str]]:
-        """Lists the methods that can be trained, each with what it does in one sentence."""
+        """Lists the methods that can be trained: what each does, is good for, and is weak at."""
         return [
-            {"id": one.id, "label": one.label, "summary": one.summary} for one in METHODS.values()
+            {
+                "id": one.id,
+                "label": one.label,
+                "summary": one.summary,
+                "good_for": one.good_for,
+                "weak_at": one.weak_at,
+            }
+            for one in METHODS.values()
         ]
 
     def predict(

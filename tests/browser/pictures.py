@@ -1,5 +1,5 @@
-"""Takes the documents' pictures: Experiment, Compare, Playground, Plan, and Learn's study of what
-carries over from a small run, in light and dark.
+"""Takes the documents' pictures: Experiment, Compare, Playground, Plan, Learn's study of what
+carries over from a small run, and the form of the tutorial with one's own CSV, in light and dark.
 
 Run as: python -m tests.browser.pictures [--folder docs/images] [--tabs plan,...] [--modes dark,...]
 (or `make pictures`)
@@ -11,6 +11,7 @@ Playground really answers with the base and the adapters that ship with ftlab.
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from ftlab.models.bundled import ensure_bundled
 from tests.browser.conftest import find_chromium
 from tests.processes import ROOT, App
+from tests.tutorial import CSV_TUTORIAL, blocks
 
 WIDTH, HEIGHT = 1440, 900
 _MODES = ("light", "dark")
@@ -63,12 +65,34 @@ def small_and_large(page: Page) -> None:
     expect(page.locator(".js-plotly-plot .main-svg:visible").first).to_be_visible(timeout=_PATIENCE)
 
 
+def csv(page: Page) -> None:
+    """The left column of Experiment with the tutorial's file, which its first script makes."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-c", blocks(CSV_TUTORIAL.read_text(encoding="utf-8"))[0].text],
+            cwd=folder,
+            check=True,
+        )
+        page.get_by_role("tab", name="Experiment").click()
+        page.locator("#f-task").get_by_text("File", exact=True).click()
+        page.locator("#f-task-id input[type=file]").set_input_files(Path(folder) / "tickets.csv")
+        expect(page.locator("#launch")).to_contain_text("40 test examples")
+    page.get_by_label("Scored with").first.click()
+    page.get_by_role("option", name="Exact match").click()
+    expect(page.locator(".ft-rail")).to_contain_text("Scored with Exact match")
+    expect(page.locator(".ft-rail")).to_contain_text("tokens", timeout=_PATIENCE)
+
+
+PARTS = {"csv": {"x": 0, "y": 44, "width": 356, "height": 792}}
+"""What of the window a picture shows, where it is not all of it."""
+
 TABS: dict[str, Callable[[Page], None]] = {
     "experiment": experiment,
     "compare": compare,
     "playground": playground,
     "plan": plan,
     "small-and-large": small_and_large,
+    "csv": csv,  # last: the file stays in the form
 }
 
 
@@ -107,7 +131,7 @@ def _take(browser: Browser, url: str, mode: str, tabs: Sequence[str], folder: Pa
         page.mouse.move(0, 0)
         page.wait_for_timeout(1_500)  # fonts, and figures that fit their width
         path = folder / f"{name}-{mode}.png"
-        page.screenshot(path=path)
+        page.screenshot(path=path, clip=PARTS.get(name))  # type: ignore[arg-type]
         print(path)
     context.close()
 

@@ -162,7 +162,7 @@ def test_the_list_as_json_has_every_method_with_its_capabilities(
     asked = {
         "id", "label", "family", "trains", "loss_falls", "reloads", "changes_output", "merges",
         "on_4bit", "with_checkpointing", "adapter_bytes", "reason", "on_8bit", "generates",
-        "base_untouched", "learning_rate", "paper", "summary",
+        "base_untouched", "learning_rate", "paper", "summary", "good_for", "weak_at",
     }  # fmt: skip
     assert all(asked <= row.keys() for row in rows)
     lora = next(row for row in rows if row["id"] == "lora")

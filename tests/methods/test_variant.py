@@ -84,6 +84,13 @@ def test_a_setting_of_a_method_outside_the_sweep_is_refused() -> None:
         apply_settings([parse_variant("full")], ["lora.r=16"])
 
 
+def test_every_method_says_what_it_is_good_for_and_weak_at_and_none_what_another_says() -> None:
+    said = [text for method in METHODS.values() for text in (method.good_for, method.weak_at)]
+    assert all(text.endswith(".") and text[0].isupper() for text in said)
+    good = [method.good_for for method in METHODS.values()]
+    assert len(set(good)) == len(good)  # `replace` of another method takes its sentence too
+
+
 @pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.id)
 def test_every_method_is_described_and_its_defaults_are_valid(method) -> None:
     assert method.summary.endswith(".")

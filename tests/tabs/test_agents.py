@@ -18,6 +18,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from ftlab.basics.bearer import read_tokens
 from ftlab.basics.errors import FtlabError
+from ftlab.methods.registry import METHODS
 from ftlab.tabs.agents import VARIABLE, read_agents
 from ftlab.tabs.serve import Serving, serving
 from tests.asynchronous import run
@@ -78,6 +79,13 @@ def test_an_agent_is_told_of_every_tool_and_of_each_of_its_arguments(app: Served
             assert f"{argument}:" in tool.description, f"{tool.name} does not explain {argument}"
     changes = {tool.name for tool in tools if not tool.annotations.read_only_hint}
     assert changes == {"launch_sweep", "race", "cancel"}
+
+
+def test_an_agent_reads_what_each_method_is_good_for_and_weak_at(app: ServedApp) -> None:
+    rows = {row["id"]: row for row in app.call("methods")}
+    assert rows.keys() == METHODS.keys()
+    assert rows["lora"]["good_for"] == METHODS["lora"].good_for
+    assert rows["lora"]["weak_at"] == METHODS["lora"].weak_at
 
 
 def test_an_agent_predicts_trains_waits_compares_and_reports(

@@ -115,6 +115,10 @@ FULL = MethodSpec(
     short="Full",
     family="full",
     summary="Trains every weight: the baseline for all other methods.",
+    good_for="Much data, or a task far from what the model can do, where there is memory for it.",
+    weak_at=(
+        "Many tasks on one base: each result is a whole model, and training takes the most memory."
+    ),
     paper=arxiv(
         "1801.06146",
         "Howard & Ruder 2018, Universal Language Model Fine-tuning for Text Classification",
@@ -130,6 +134,8 @@ LAST_LAYERS = MethodSpec(
     label="Last layers",
     family="part",
     summary="Trains only the last blocks; all others stay frozen.",
+    good_for="The least memory and time: no gradient passes below the trained blocks.",
+    weak_at="Short runs: it learned least of all here, and its file is larger than an adapter's.",
     paper=arxiv(
         "1911.03090",
         "Lee et al. 2019, What Would Elsa Do? Freezing Layers During Transformer Fine-Tuning",
@@ -155,6 +161,8 @@ LAYER_NORM = MethodSpec(
     short="Norms",
     family="part",
     summary="Trains only the scales of the normalisation layers.",
+    good_for="A file of kilobytes where a small change of the model is enough.",
+    weak_at="Hard tasks: it scored below LoRA here, and nothing in PEFT's published table.",
     paper=arxiv(
         "2312.11420",
         "Zhao et al. 2023, Tuning LayerNorm in Attention: Towards Efficient Multi-Modal LLM "
@@ -174,6 +182,8 @@ BITFIT = MethodSpec(
     label="BitFit",
     family="part",
     summary="Trains only the biases, if the model has any.",
+    good_for="Models with biases, where the file must be tiny and plain weights are wanted.",
+    weak_at="Models of Llama's kind, which have no biases to train.",
     paper=arxiv(
         "2106.10199",
         "Ben Zaken et al. 2021, BitFit: Simple Parameter-efficient Fine-tuning for "

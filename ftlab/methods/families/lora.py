@@ -65,6 +65,14 @@ LORA = MethodSpec(
     label="LoRA",
     family="low rank",
     summary="Adds a product B·A of rank r beside each frozen linear layer, and trains only that.",
+    good_for=(
+        "The first choice: about the score of full fine-tuning here at half the memory, and "
+        "every tool loads it."
+    ),
+    weak_at=(
+        "Changes that need more capacity than its rank holds; then raise the rank, or train "
+        "every weight."
+    ),
     paper=arxiv("2106.09685", "Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models"),
     look=Look(colour="#2777e0", marker="circle", dash="solid"),
     learning_rate=2e-3,
@@ -85,6 +93,8 @@ RSLORA = replace(
     id="rslora",
     label="rsLoRA",
     summary="LoRA scaled by alpha / √r, so that a higher rank does not learn more slowly.",
+    good_for="High ranks: its scale keeps the learning from slowing down as the rank grows.",
+    weak_at="Low ranks, where it is LoRA with another scale.",
     paper=arxiv(
         "2312.03732",
         "Kalajdzievski 2023, A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA",
@@ -101,6 +111,11 @@ DORA = replace(
     id="dora",
     label="DoRA",
     summary="LoRA for each weight's direction, and a separately trained length for each row.",
+    good_for="Low ranks, where LoRA falls short of full fine-tuning according to its paper.",
+    weak_at=(
+        "Time and memory: it took more of both than LoRA here, and no gain over a tuned LoRA was "
+        "shown."
+    ),
     paper=arxiv("2402.09353", "Liu et al. 2024, DoRA: Weight-Decomposed Low-Rank Adaptation"),
     look=Look(colour="#6c6ff3", marker="star", dash="solid"),
     peft_config=_lora_config(use_dora=True),
@@ -115,6 +130,11 @@ PISSA = replace(
     id="pissa",
     label="PiSSA",
     summary="LoRA that starts from each weight's largest singular directions instead of zero.",
+    good_for="Runs of few steps: it starts from the directions that matter most in each weight.",
+    weak_at=(
+        "Bases in 4 or 8 bits, and small files: to fit the unchanged base, it is saved at twice "
+        "the rank."
+    ),
     paper=arxiv(
         "2404.02948",
         "Meng et al. 2024, PiSSA: Principal Singular Values and Singular Vectors Adaptation",
@@ -158,6 +178,11 @@ LORA_PLUS = replace(
     id="lora_plus",
     label="LoRA+",
     summary="LoRA with a higher learning rate for B than for A.",
+    good_for="Wide models, where B should learn faster than A according to its paper.",
+    weak_at=(
+        "Keeping what the model knew: it forgot more than LoRA here, and no gain in score was "
+        "shown."
+    ),
     paper=arxiv(
         "2402.12354", "Hayou et al. 2024, LoRA+: Efficient Low Rank Adaptation of Large Models"
     ),
@@ -206,6 +231,10 @@ LORA_FA = replace(
     id="lora_fa",
     label="LoRA-FA",
     summary="LoRA with a frozen random A; only B is trained.",
+    good_for=(
+        "Long examples: with A frozen, the inputs of the layers need not be kept for its gradient."
+    ),
+    weak_at="The best score: it was below LoRA here and in PEFT's published table.",
     paper=arxiv(
         "2308.03303",
         "Zhang et al. 2023, LoRA-FA: Memory-efficient Low-rank Adaptation for Large Language "
@@ -322,6 +351,14 @@ ADALORA = replace(
     id="adalora",
     label="AdaLoRA",
     summary="LoRA that moves rank to the layers that need it during training.",
+    good_for=(
+        "A fixed number of ranks that should go to the layers that need them; it forgot little "
+        "here."
+    ),
+    weak_at=(
+        "Short runs: it needs steps to distribute the ranks, and scored below LoRA here and in "
+        "PEFT's published table."
+    ),
     paper=arxiv(
         "2303.10512",
         "Zhang et al. 2023, Adaptive Budget Allocation for Parameter-Efficient "

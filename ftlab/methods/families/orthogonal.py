@@ -52,6 +52,8 @@ OFT = MethodSpec(
     label="OFT",
     family="orthogonal",
     summary="Rotates the inputs of each frozen layer, block by block.",
+    good_for="Learning as much as LoRA and forgetting no more, here and in PEFT's published table.",
+    weak_at="Speed and memory: it took more of both than LoRA here.",
     paper=arxiv(
         "2306.07280",
         "Qiu et al. 2023, Controlling Text-to-Image Diffusion by Orthogonal Finetuning",
@@ -78,6 +80,11 @@ BOFT = MethodSpec(
     label="BOFT",
     family="orthogonal",
     summary="Rotates small blocks of inputs, and scales the outputs of each layer.",
+    good_for="Rotations with fewer trained numbers than OFT; it scored as OFT did here.",
+    weak_at=(
+        "Larger models without a trial: in PEFT's published table of a 3B model it scored far "
+        "below LoRA."
+    ),
     paper=arxiv(
         "2311.06243",
         "Liu et al. 2023, Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization",
@@ -107,6 +114,8 @@ HRA = MethodSpec(
     label="HRA",
     family="orthogonal",
     summary="Rotates the weights by a chain of r Householder reflections.",
+    good_for="Rotations with few numbers: r vectors for each layer.",
+    weak_at="Bases in 4 or 8 bits, with which PEFT's HRA does not work.",
     paper=arxiv(
         "2405.17484",
         "Yuan et al. 2024, Bridging The Gap between Low-rank and Orthogonal Adaptation via "

@@ -82,6 +82,14 @@ PROMPT_TUNING = MethodSpec(
     short="Prompt",
     family="prompt",
     summary="Trains a few vectors before the prompt; no weight changes.",
+    good_for=(
+        "Many tasks on one large base: a file of kilobytes each, and requests of several tasks "
+        "in one batch."
+    ),
+    weak_at=(
+        "Small models and short runs: it learned slowly here, and each request carries its "
+        "vectors as further tokens."
+    ),
     paper=arxiv(
         "2104.08691", "Lester et al. 2021, The Power of Scale for Parameter-Efficient Prompt Tuning"
     ),
@@ -106,6 +114,10 @@ PROMPT_TUNING_TEXT = replace(
     label="Prompt tuning from text",
     short="Prompt text",
     summary="Prompt tuning with vectors initialised from the words of an instruction.",
+    good_for=(
+        "Prompt tuning where an instruction in words helps already: the vectors start from it."
+    ),
+    weak_at="Tasks that no short instruction describes; and it learns as slowly as prompt tuning.",
     look=Look(colour="#985e0d", marker="triangle-up-open", dash="dash"),
     hyperparameters=(TOKENS, replace(_START, default="text"), _TEXT),
 )
@@ -115,6 +127,8 @@ P_TUNING = MethodSpec(
     label="P-tuning",
     family="prompt",
     summary="Prompt tuning with vectors computed by a small network that is trained too.",
+    good_for="Prompt tuning that depends less on where the vectors start: a network computes them.",
+    weak_at="Short runs of small models: it had the lowest score of 20 methods here.",
     paper=arxiv("2103.10385", "Liu et al. 2021, GPT Understands, Too"),
     look=Look(colour="#f81f42", marker="pentagon", dash="dot"),
     not_sharded="",
@@ -140,6 +154,11 @@ PREFIX_TUNING = MethodSpec(
     short="Prefix",
     family="prompt",
     summary="Trains keys and values that every layer attends to before the prompt.",
+    good_for="Soft prompts with more capacity: every layer attends to its own.",
+    weak_at=(
+        "Keeping what the model knew: it forgot the most of 20 methods, here and in PEFT's "
+        "published table; and it rules out gradient checkpointing."
+    ),
     paper=arxiv(
         "2101.00190", "Li & Liang 2021, Prefix-Tuning: Optimizing Continuous Prompts for Generation"
     ),

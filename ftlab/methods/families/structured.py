@@ -63,6 +63,11 @@ VERA = MethodSpec(
     label="VeRA",
     family="structured",
     summary="One frozen random B·A for all layers; trains only two vectors per layer.",
+    good_for="Few trained numbers for each of many adapters on one base.",
+    weak_at=(
+        "Memory and time, which were above LoRA's here; it also scored below LoRA in PEFT's "
+        "published table."
+    ),
     paper=arxiv("2310.11454", "Kopiczko et al. 2023, VeRA: Vector-based Random Matrix Adaptation"),
     look=Look(colour="#c022fe", marker="circle", dash="dot"),
     learning_rate=6e-2,
@@ -87,6 +92,10 @@ RANDLORA = replace(
     id="randlora",
     label="RandLoRA",
     summary="Sums of frozen random low-rank products, weighted by trained vectors: full rank.",
+    good_for="Changes of full rank with far fewer trained numbers than full fine-tuning.",
+    weak_at=(
+        "Keeping what the model knew: it forgot more than LoRA here and in PEFT's published table."
+    ),
     paper=arxiv(
         "2502.00987",
         "Albert et al. 2025, RandLoRA: Full-rank Parameter-efficient Fine-tuning of Large Models",
@@ -114,6 +123,11 @@ LOHA = replace(
     id="loha",
     label="LoHa",
     summary="Two low-rank products multiplied entry by entry: rank r² from rank r.",
+    good_for="A high rank from few numbers: r² from two products of rank r.",
+    weak_at=(
+        "Bases in 4 bits, with which PEFT's LoHa does not work; and it scored below LoRA in "
+        "PEFT's published table."
+    ),
     paper=arxiv(
         "2108.06098",
         "Hyeon-Woo et al. 2021, FedPara: Low-Rank Hadamard Product for "
@@ -137,6 +151,8 @@ LOKR = replace(
     id="lokr",
     label="LoKr",
     summary="A Kronecker product of a small and a low-rank matrix.",
+    good_for="Small files: a Kronecker product needs few numbers.",
+    weak_at="Bases in 4 bits, with which PEFT's LoKr does not work; and it scored below LoRA here.",
     paper=arxiv(
         "2309.14859",
         "Yeh et al. 2023, Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning "
@@ -156,6 +172,10 @@ MISS = replace(
     id="miss",
     label="MiSS",
     summary="One small matrix per layer, repeated along the weight (formerly Bone).",
+    good_for="LoRA's score with less memory and time, as measured here.",
+    weak_at=(
+        "Keeping what the model knew: it forgot more than LoRA here and in PEFT's published table."
+    ),
     paper=arxiv(
         "2409.15371",
         "Kang & Yin 2024, MiSS: Revisiting the Trade-off in LoRA with an Efficient "
@@ -178,6 +198,11 @@ FOURIERFT = replace(
     id="fourierft",
     label="FourierFT",
     summary="Trains a few entries of the change's spectrum; a Fourier transform gives the change.",
+    good_for="Very few trained numbers: some coefficients for each layer.",
+    weak_at=(
+        "Short runs and hard tasks: it learned slowly and forgot much here, and scored nothing "
+        "in PEFT's published table."
+    ),
     paper=arxiv(
         "2405.03003",
         "Gao et al. 2024, Parameter-Efficient Fine-Tuning with Discrete Fourier Transform",
@@ -213,6 +238,11 @@ SHIRA = replace(
     id="shira",
     label="SHiRA",
     summary="Trains a few random entries of each weight; the rest stays frozen.",
+    good_for=(
+        "Learning much and forgetting little: it had the highest score of 20 methods here, and "
+        "the second in PEFT's published table."
+    ),
+    weak_at="Small files: it saves more than LoRA does.",
     paper=arxiv("2406.13175", "Bhardwaj et al. 2024, Sparse High Rank Adapters"),
     look=Look(colour="#8f5778", marker="star", dash="dashdot"),
     learning_rate=3e-3,
@@ -269,6 +299,8 @@ IA3 = MethodSpec(
     label="IA3",
     family="scaling",
     summary="One trained scale for each key, value and hidden feature.",
+    good_for="Small files and small changes: one scale for each feature.",
+    weak_at="Hard tasks: it scored below LoRA here and in PEFT's published table.",
     paper=arxiv(
         "2205.05638",
         "Liu et al. 2022, Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper "

@@ -188,8 +188,16 @@ def _rows(method: MethodSpec, on: bool, values: Mapping[str, Any]) -> str:
         f'<td class="s"><button type="button" class="ghost" aria-expanded="false" '
         f'aria-controls="{fields}" aria-label="Settings of {label}">Settings</button></td></tr>'
         f'<tr class="own" id="{fields}" hidden><td class="l" colspan="9">'
-        f'<div class="fields">{_all_fields(method, values)}</div></td></tr></tbody>'
+        f'{_advice(method)}<div class="fields">{_all_fields(method, values)}</div>'
+        "</td></tr></tbody>"
     )
+
+
+def _advice(method: MethodSpec) -> str:
+    """What the method is good for and weak at; empty if nothing is known of it."""
+    parts = (("Good for:", method.good_for), ("Weak at:", method.weak_at))
+    said = " ".join(f"<b>{head}</b> {escape(text)}" for head, text in parts if text)
+    return f'<p class="advice">{said}</p>' if said else ""
 
 
 def _all_fields(method: MethodSpec, values: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from ftlab.tabs.experiment.method_view import (
     more_summary,
     peft_html,
 )
+from ftlab.tabs.widgets import escape
 from tests.tabs.experiment.test_request import C3A, read
 
 
@@ -30,6 +31,16 @@ def row(table: str, method_id: str) -> str:
     found = re.search(f'<tbody data-method="{method_id}">.*?</tbody>', table, re.S)
     assert found is not None
     return found.group()
+
+
+def test_the_settings_of_a_method_begin_with_what_it_is_good_for_and_weak_at() -> None:
+    table = method_table(["lora"])
+    for method in METHODS.values():
+        own = row(table, method.id).split('<tr class="own"')[1]
+        advice, fields = own.split('<div class="fields">')
+        assert f"<b>Good for:</b> {escape(method.good_for)}" in advice
+        assert f"<b>Weak at:</b> {escape(method.weak_at)}" in advice
+        assert "advice" not in fields
 
 
 def test_the_table_has_a_row_for_every_method_and_every_family_but_one() -> None:
