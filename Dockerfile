@@ -33,7 +33,7 @@ RUN case "$TORCH" in \
     && rm packages.txt
 
 # The code belongs to root: the app's user cannot change it, nor keep its bytecode beside it.
-COPY app.py ./
+COPY LICENSE app.py ./
 COPY assets assets
 COPY ftlab ftlab
 RUN python -m compileall -q app.py ftlab
@@ -47,6 +47,9 @@ ENV HOME=/cache \
     HF_HOME=/cache/huggingface \
     FTLAB_RUNS=/runs \
     GRADIO_SERVER_NAME=0.0.0.0
+# Of the host's NVIDIA driver: CUDA and NVML. Without it some versions of NVIDIA's Container Toolkit
+# give the container NVML alone.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER ftlab
 
 # Docker copies the model from here into a new cache volume, so that the first start needs no network.

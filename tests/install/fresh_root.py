@@ -78,8 +78,8 @@ class FreshRoot:
         home = {} if "HOME" in image.environment else {"HOME": "/root"}
         given = {**machine_settings(), **arguments, **home, **image.environment}
         bound = [Binding(path, str(path)) for path in named_folders(given)]
-        script = self.script(bound, self.as_user(image, given, command))
-        subprocess.run([*APART, "sh", "-ec", script], check=True)
+        print(f"        RUN {' '.join(command[-1].split())[:80]} …", flush=True)
+        _quietly([*APART, "sh", "-ec", self.script(bound, self.as_user(image, given, command))])
 
     def copy(self, sources: Sequence[str], target: str) -> None:
         ignored = Ignored.read((ROOT / ".dockerignore").read_text(encoding="utf-8"))
@@ -182,7 +182,6 @@ def _copy(path: Path, root: Path) -> None:
 
 def _quietly(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (
-        f"{shlex.join(command)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-    )
+    said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
+    assert done.returncode == 0, f"{shlex.join(command)}:\n{said}"
     return done.stdout

@@ -93,8 +93,10 @@ class Container:
         return sum(each.status() == psutil.STATUS_ZOMBIE for each in inside)
 
     def stop(self, grace: float) -> float:
-        """As `docker stop`: the stop signal, and SIGKILL after the grace; returns the seconds."""
+        """As `docker stop`: the stop signal, and SIGKILL after the grace; the seconds."""
         began = time.monotonic()
+        if self.process.poll() is not None:
+            return 0.0
         os.kill(self.pid, getattr(signal, self.image.stop_signal))
         try:
             self.process.wait(grace)
