@@ -38,7 +38,7 @@ wheel-test: .venv/installed build/dist/bin/pyproject-build  ## build the release
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m tests.install.wheel
 
-container-test: .venv/installed  ## execute the Dockerfile in a fresh Debian without Docker, start the app in it, log in over HTTPS, train two steps (root, debootstrap; 6 minutes)
+container-test: .venv/installed  ## execute the Dockerfile in a fresh Debian without Docker, start the app in it, log in over HTTPS, train two steps (root, debootstrap; 7 minutes)
 	$(BIN)/python -m tests.install.container
 
 dist: build/dist/bin/pyproject-build  ## build the wheel, from the source archive beside it, in dist/

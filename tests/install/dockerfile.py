@@ -34,7 +34,7 @@ class Instruction:
 
 def instructions(text: str) -> Iterator[Instruction]:
     """Yields the instructions of a Dockerfile, without comments."""
-    began, parts = 0, []
+    began, parts = 0, list[str]()
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#") or not (line.strip() or parts):
             continue
@@ -44,7 +44,7 @@ def instructions(text: str) -> Iterator[Instruction]:
         if not continued:
             name, _, rest = "".join(parts).strip().partition(" ")
             yield Instruction(began, name.upper(), rest.strip())
-            began, parts = 0, []
+            began, parts = 0, list[str]()
 
 
 @dataclass(frozen=True)
