@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check ray-test wheel-test dist lock bench specialists recorded rates transfer claims races pictures docs promises audit clean
+.PHONY: help run test check ray-test wheel-test container-test dist lock bench specialists recorded rates transfer claims races pictures docs promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ ray-test: .venv/installed-ray  ## a sweep on a Ray cluster of this machine: node
 wheel-test: .venv/installed build/dist/bin/pyproject-build  ## build the release, install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
 	$(BIN)/python -m ftlab model
 	$(BIN)/python -m tests.install.wheel
+
+container-test: .venv/installed  ## execute the Dockerfile in a fresh Debian without Docker, start the app in it, log in over HTTPS, train two steps (root, debootstrap; 7 minutes)
+	$(BIN)/python -m tests.install.container
 
 dist: build/dist/bin/pyproject-build  ## build the wheel, from the source archive beside it, in dist/
 	rm -rf dist

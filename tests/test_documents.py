@@ -125,6 +125,7 @@ def test_the_front_matter_is_that_of_a_space_of_this_app() -> None:
         "test",
         "check",
         "wheel-test",
+        "container-test",
         "dist",
         "lock",
         "bench",
