@@ -22,7 +22,8 @@ SUMMARY = "start the web app"
 DESCRIPTION = (
     "Starts the web app and prints its address. Runs go on when it is closed. At any other\n"
     "address than this machine's own, and with --share, people have to log in: --auth FILE,\n"
-    "or FTLAB_AUTH=user:password in the environment. `ftlab` without a command is\n"
+    "or FTLAB_AUTH=user:password in the environment; in a Space with hf_oauth also\n"
+    "FTLAB_HF_USERS=ada,org:NAME, who log in with Hugging Face. `ftlab` without a command is\n"
     "`ftlab app --fetch-model`."
 )
 
@@ -84,17 +85,20 @@ def run(options: argparse.Namespace) -> int:
     operator_limit()  # raises now if the limit is invalid
     from ftlab.tabs.agents import read_agents
     from ftlab.tabs.app import launch
+    from ftlab.tabs.hub_login import read_hub_login
     from ftlab.tabs.serve import read_accounts, serving
 
+    accounts = read_accounts(options.auth, os.environ)
     served = serving(
         options.host,
         options.port,
         options.share,
-        read_accounts(options.auth, os.environ),
+        accounts,
         tuple(options.allow_folder),
         tuple(options.proxy),
         os.environ,
         read_agents(os.environ) if options.mcp else None,
+        read_hub_login(os.environ, has_passwords=bool(accounts)),
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:

@@ -245,8 +245,8 @@ class Access:
 
     `folders`: local models and files must be inside these; `None`: anywhere. `uploads`: the folder
     of uploaded files, which is always allowed. `space`: the id of the Hugging Face Space of a demo,
-    else "". `logs_in`: visitors log in with a password. `answer_seconds`: time limit for all panes
-    of one prompt; `None`: no limit.
+    else "". `logs_in`: visitors log in. `pushes`: with Hugging Face, so that they can upload with
+    a token of their own. `answer_seconds`: time limit for all panes of one prompt; `None`: none.
     """
 
     may_train: bool = True
@@ -256,6 +256,7 @@ class Access:
     uploads: Path | None = None
     space: str = ""
     logs_in: bool = False
+    pushes: bool = False
     answer_seconds: float | None = None
 
     @property

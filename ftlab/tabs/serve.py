@@ -45,6 +45,7 @@ from ftlab.operations.health import HealthProbe
 from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
+from ftlab.tabs.hub_login import HubLogin
 from ftlab.tabs.requests import (
     NO_SUCH_PART,
     BodyLimits,
@@ -86,6 +87,11 @@ class NotedBlocks(gr.Blocks):
         self._errors = RepeatedErrors()
         self.own_routes: list[Route] = []
         """Routes of the page that are not gradio's; `Serving.launch` adds them."""
+
+    @property
+    def expects_oauth(self) -> bool:
+        """`False`: gradio's own login is not added; outside of a Space it lets everybody in."""
+        return False
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
@@ -254,7 +260,9 @@ def health_route(store: RunStore) -> Route:
 
     def healthz(request: Request) -> JSONResponse:
         health = probe.health()
-        may_know = request.app.auth is None or user_of(request.app, request.headers) is not None
+        app = request.app
+        logs_in = app.auth is not None or app.auth_dependency is not None
+        may_know = not logs_in or user_of(app, request.headers) is not None
         told = health.to_json() if may_know else {"status": health.status}
         status = 200 if health.is_ok else 503
         return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
@@ -376,7 +384,8 @@ class Serving:
 
     `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
     trusted addresses and networks whose X-Forwarded-For header gives the client address. `agents`
-    have tools at `/mcp` with that token; `None`: they have none.
+    have tools at `/mcp` with that token; `None`: they have none. `hub`: people log in with Hugging
+    Face instead of a password.
     """
 
     host: str = "127.0.0.1"
@@ -388,11 +397,17 @@ class Serving:
     proxies: tuple[str, ...] = ()
     limits: Limits = field(default_factory=Limits)
     agents: BearerToken | None = None
+    hub: HubLogin | None = None
+
+    @property
+    def logs_in(self) -> bool:
+        """True if people log in, by password or with Hugging Face."""
+        return bool(self.accounts) or self.hub is not None
 
     @property
     def is_demo(self) -> bool:
         """True for a Space without a login: visitors have read-only access."""
-        return bool(self.space) and not self.accounts
+        return bool(self.space) and not self.logs_in
 
     @property
     def is_public(self) -> bool:
@@ -406,7 +421,7 @@ class Serving:
                 f"--mcp where others can reach it needs a token; set {self.agents.variable}, as "
                 'python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
             )
-        if self.accounts or self.is_demo or not self.is_public:
+        if self.logs_in or self.is_demo or not self.is_public:
             return
         what = "--share" if self.share else f"--host {self.host}"
         where = "its public link" if self.share else "that address"
@@ -416,10 +431,14 @@ class Serving:
         """Returns what visitors may do; behind a login they are not assumed to be the operator."""
         if self.is_demo:
             return demo_access(self.space)
-        if self.accounts or self.folders:
+        if self.logs_in or self.folders:
             uploads = control_folder(runs_folder) / "uploads"
-            logs_in = bool(self.accounts)
-            return Access(folders=self.folders, uploads=uploads, logs_in=logs_in)
+            return Access(
+                folders=self.folders,
+                uploads=uploads,
+                logs_in=self.logs_in,
+                pushes=self.hub is not None,
+            )
         return Access()
 
     @contextmanager
@@ -449,7 +468,7 @@ class Serving:
         The page must be built and its queue configured. `routes` come before gradio's own;
         `options` are passed to `Blocks.launch`. Raises `OSError` if the port is in use.
         """
-        is_open = not self.accounts and not self.is_demo  # every visitor is the operator
+        is_open = not self.logs_in and not self.is_demo  # every visitor is the operator
         limits = replace(self.limits, rate=None) if is_open else self.limits
         # The proxies that uvicorn trusts; by default every client on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
@@ -470,6 +489,7 @@ class Serving:
                 page_calls(page),
                 [*routes, *getattr(page, "own_routes", [])],
                 [Middleware(NotedRefusals), Middleware(SlowTimers)],
+                self.hub,
             ),
             **options,
         )
@@ -479,9 +499,10 @@ class Serving:
     def gate(self) -> Gate:
         """The gate with the access rules of this app."""
         return Gate(
-            any_host=bool(self.accounts) or self.is_demo,
+            any_host=self.logs_in or self.is_demo,
             may_upload=not self.is_demo,
-            needs_login=bool(self.accounts),
+            needs_login=self.logs_in,
+            hub_login=self.hub is not None,
             framed=bool(self.space),
             agents=self.agents,
             body=BodyLimits(_DEMO_BODY_BYTES if self.is_demo else _BODY_BYTES),
@@ -497,6 +518,7 @@ def serving(
     proxies: tuple[str, ...],
     environment: Mapping[str, str],
     agents: BearerToken | None = None,
+    hub: HubLogin | None = None,
 ) -> Serving:
     """Builds `Serving` from command-line values; raises `FtlabError` for a bad folder or proxy."""
     for proxy in proxies:
@@ -520,4 +542,5 @@ def serving(
         space=space,
         proxies=proxies or (_SPACE_PROXIES if space else ()),
         agents=agents,
+        hub=hub,
     )
