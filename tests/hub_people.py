@@ -35,6 +35,7 @@ class PeopleHub:
     orgs: tuple[dict[str, Any], ...] = ()
     scope: str = SCOPES
     seconds: int = 3600
+    token: str = TOKEN
     denies: bool = False
     token_status: int = 200
     refuses: int = 0
@@ -118,7 +119,7 @@ class PeopleHub:
         }  # fmt: skip
         asked.json(
             {
-                "access_token": TOKEN,
+                "access_token": self.token,
                 "token_type": "bearer",
                 "expires_in": self.seconds,
                 "scope": self.scope,
@@ -214,6 +215,9 @@ class Visitor:
                 "sec-fetch-dest": "document",
             },
         )
+
+    def close(self) -> None:
+        self._client.close()
 
     def client(self) -> httpx.Client:
         """A client with the cookies of this moment."""

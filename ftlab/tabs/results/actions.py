@@ -249,7 +249,7 @@ class Use:
                 self.script = small_button("Script", 124, elem_id="use-script")
                 self.about_script = H()
             self.push = Push() if pushes else None
-            with gr.Column(visible=not pushes):
+            with gr.Column(visible=not pushes) as self.by_command:
                 self.command = gr.Textbox(
                     label="Upload to the Hugging Face Hub, in a terminal", interactive=False,
                     lines=2, buttons=["copy"], elem_classes="ft-mono", elem_id="use-push",
