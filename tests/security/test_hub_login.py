@@ -58,13 +58,17 @@ class Space(NamedTuple):
         return Visitor(self.app.url, HOST)
 
     def cookie(self, key: str | None = None, **changes: Any) -> str:
-        """A cookie as the app makes it, with those changes, signed with that key."""
-        info = {
-            "access_token": TOKEN, "scope": "openid", "expires_at": int(time.time()) + 60,
-            "userinfo": {"preferred_username": "ada"}, "orgs": [], "login": "x",
-        }  # fmt: skip
-        data = b64encode(json.dumps({INFO: info | changes}).encode())
-        return TimestampSigner(key or self.login.key).sign(data).decode()
+        return signed(key or self.login.key, **changes)
+
+
+def signed(key: str, **changes: Any) -> str:
+    """A cookie as the app makes it for Ada, with those changes, signed with that key."""
+    info = {
+        "access_token": TOKEN, "scope": "openid", "expires_at": int(time.time()) + 600,
+        "userinfo": {"preferred_username": "ada"}, "orgs": [], "login": "x",
+    }  # fmt: skip
+    data = b64encode(json.dumps({INFO: info | changes}).encode())
+    return TimestampSigner(key).sign(data).decode()
 
 
 @pytest.fixture(scope="module")

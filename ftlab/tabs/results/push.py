@@ -37,22 +37,22 @@ class Push:
 
     def __init__(self) -> None:
         with gr.Column(visible=False, elem_id="push", elem_classes="ft-push") as self.block:
+            self.about = H(elem_id="push-about")
+            self.person = gr.LoginButton(
+                "Log in with Hugging Face", "Logged in as {}: log out", size="sm",
+                variant="secondary", elem_id="push-login",
+                icon=None,  # gradio's own names its path on this machine
+            )  # fmt: skip
+            self.repo = live(
+                gr.Textbox, label="Repository: OWNER/NAME", max_lines=1, max_length=200,
+                elem_id="push-repo",
+            )  # fmt: skip
             with gr.Row(elem_classes="ft-use-row"):
-                self.about = H(elem_id="push-about")
-                self.person = gr.LoginButton(
-                    "Log in with Hugging Face", "Logged in as {}: log out", size="sm",
-                    scale=0, min_width=180, elem_id="push-login",
-                )  # fmt: skip
-            with gr.Row(elem_classes="ft-use-row"):
-                self.repo = live(
-                    gr.Textbox, label="Repository: OWNER/NAME", max_lines=1, max_length=200,
-                    elem_id="push-repo",
-                )  # fmt: skip
+                self.go = small_button("Push to the Hub", 140, elem_id="push-go")
                 self.public = live(
                     gr.Checkbox, False, label="public", scale=0, min_width=90, container=False,
                     elem_id="push-public",
                 )  # fmt: skip
-                self.go = small_button("Push to the Hub", 124, elem_id="push-go")
             self.said = H(elem_id="push-said")
         self.timer = gr.Timer(_SECONDS, active=False)
 
@@ -107,8 +107,8 @@ def push_view(
     return [
         gr.Column(visible=not none),
         note_html(
-            "Push the weights with a model card to the Hub, with your own token. It stays in your "
-            "browser. Private unless you tick public."
+            "Push the weights with a model card to the Hub, with your own token, which is never "
+            "stored here. Private unless you tick public."
         ),
         gr.Button("Pushing …" if is_going else "Push to the Hub", interactive=not is_going),
         field_error([wrong]) if wrong else upload_html(upload),
