@@ -80,15 +80,14 @@ class HubUploads:
             upload = Upload(repo, time.monotonic(), "Making the repository", size)
             self._uploads[person, run_id] = upload
 
+        def keep(new: Upload) -> None:
+            with self._turn:
+                self._uploads[person, run_id] = new
+
         def work() -> None:
-            self._uploads[person, run_id] = self._done(
-                upload, bundle, public, token, lambda new: self._note(person, run_id, new)
-            )
+            keep(self._done(upload, bundle, public, token, keep))
 
         threading.Thread(target=work, daemon=True, name="hub-upload").start()
-
-    def _note(self, person: str, run_id: str, upload: Upload) -> None:
-        self._uploads[person, run_id] = upload
 
     def _done(
         self,
