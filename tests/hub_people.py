@@ -28,7 +28,9 @@ SCOPES = "openid profile contribute-repos"
 @dataclass
 class PeopleHub:
     """`repos` are (is it private, its files) by name; `refuses` the status of every request for a
-    repository, if any; `seen` the tokens that came with them."""
+    repository, if any; `seen` the tokens that came with them; `claims` and `signs_with` change the
+    ID token.
+    """
 
     hub: Hub
     person: str = "ada"
@@ -43,6 +45,8 @@ class PeopleHub:
     seen: set[str] = field(default_factory=set)
     slow_seconds: float = 0.0
     key: Any = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "one"}))
+    claims: dict[str, Any] = field(default_factory=dict)
+    signs_with: Any = None
     nonces: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -116,6 +120,7 @@ class PeopleHub:
             "iss": self.hub.address, "aud": CLIENT, "sub": "1", "nonce": nonce,
             "iat": now, "exp": now + 3600, "preferred_username": self.person,
             "name": "Ada L.", "profile": "https://huggingface.co/ada", "picture": "",
+            **self.claims,
         }  # fmt: skip
         asked.json(
             {
@@ -123,7 +128,9 @@ class PeopleHub:
                 "token_type": "bearer",
                 "expires_in": self.seconds,
                 "scope": self.scope,
-                "id_token": jwt.encode({"alg": "RS256", "kid": "one"}, claims, self.key),
+                "id_token": jwt.encode(
+                    {"alg": "RS256", "kid": "one"}, claims, self.signs_with or self.key
+                ),
             }
         )
 

@@ -110,7 +110,7 @@ class HubRoutes:
         except Exception as error:
             return self._failed(error)
         request.session.clear()  # only now: a link of another site leads here too, and ends nothing
-        name = str(user.get("preferred_username", ""))
+        name = str(user.get("preferred_username") or "")
         if not self.login.users.include(name, orgs):
             note("login refused", error="not listed")
             return login_page(
@@ -160,7 +160,9 @@ class HubRoutes:
 
     def _failed(self, error: Exception) -> Response:
         note("login failed", error=type(error).__name__)  # its text could hold the code or token
-        return login_page("Hugging Face cannot be asked just now. Log in again in a minute.", 502)
+        return login_page(
+            "Hugging Face cannot be reached, or answered wrongly. Log in again in a minute.", 502
+        )
 
 
 def hub_routes(login: HubLogin) -> list[Route]:

@@ -180,6 +180,25 @@ def test_others_are_answered_while_somebody_uploads(browser: Browser, opened: Sp
         expect(page.locator("#push-said")).to_contain_text("Pushed to")
 
 
+def test_when_a_login_has_ended_a_press_says_so_and_nothing_is_lost(
+    browser: Browser, opened: Space
+) -> None:
+    opened.people.person = "ada"
+    with visitor(browser, opened.url) as page:
+        log_in(page)
+        open_use(page, opened)
+        page.get_by_label("Repository: OWNER/NAME").fill("ada/ended")
+        other = page.context.new_page()
+        other.goto(f"{opened.url}/logout")
+        other.get_by_role("button", name="Log out").click()
+        expect(other.get_by_role("link", name="Log in with Hugging Face")).to_be_visible()
+        page.get_by_role("button", name="Push to the Hub").click()
+        expect(page.get_by_text("Log in first: this takes a session.").first).to_be_visible()
+        expect(page.get_by_label("Repository: OWNER/NAME")).to_have_value("ada/ended")
+        assert "ada/ended" not in opened.people.repos
+    assert opened.run.directory.adapter.is_dir()
+
+
 def test_somebody_who_is_not_listed_gets_one_sentence(browser: Browser, opened: Space) -> None:
     opened.people.person = "mallory"
     with visitor(browser, opened.url) as page:

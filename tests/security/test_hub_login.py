@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from itsdangerous import TimestampSigner
+from joserfc.jwk import RSAKey
 from starlette.middleware.sessions import Session
 
 from ftlab.basics.errors import FtlabError
@@ -97,6 +98,7 @@ def space(opened: Space) -> Space:
     people = replace(opened.people, key=opened.people.key)
     people.person, people.orgs, people.seconds, people.token = "ada", (), 3600, TOKEN
     people.denies, people.token_status = False, 200
+    people.claims, people.signs_with = {}, None
     return opened._replace(people=people)
 
 
@@ -301,12 +303,35 @@ def test_a_hub_that_refuses_or_is_gone_gives_a_sentence(space: Space) -> None:
     assert visitor.get("/config").status_code == 401
 
 
+@pytest.mark.hostile("log-ins")
+@pytest.mark.parametrize(
+    "claims",
+    [{"aud": "another app"}, {"iss": "https://evil.com"}, {"nonce": "x"}, {"exp": 1},
+     {"preferred_username": ""}, {"preferred_username": None}, {"sub": "2"}],
+)  # fmt: skip
+def test_an_id_token_of_another_app_person_or_time_logs_nobody_in(
+    claims: dict[str, Any], space: Space
+) -> None:
+    space.people.claims = claims
+    visitor = space.visitor()
+    assert visitor.log_in().status_code in (400, 403, 502)
+    assert visitor.get("/config").status_code == 401
+
+
+@pytest.mark.hostile("log-ins")
+def test_an_id_token_that_the_hub_did_not_sign_logs_nobody_in(space: Space) -> None:
+    space.people.signs_with = RSAKey.generate_key(2048, {"kid": "one"})
+    visitor = space.visitor()
+    assert visitor.log_in().status_code == 502
+    assert visitor.get("/config").status_code == 401
+
+
 def test_a_hub_that_cannot_be_reached_gives_a_sentence(tmp_path: Path, hub: Hub) -> None:
     gone = SPACE | PeopleHub(hub).environment | {"OPENID_PROVIDER_URL": "http://127.0.0.1:9"}
     login = read_hub_login(gone | {USERS: "ada"})
     with running(Serving(space="ada/ftlab", hub=login), tmp_path) as app:
         answer = Visitor(app.url, HOST).get(LOGIN)
-    assert (answer.status_code, "cannot be asked just now" in answer.text) == (502, True)
+    assert (answer.status_code, "cannot be reached" in answer.text) == (502, True)
 
 
 @pytest.mark.hostile("planted tokens")
