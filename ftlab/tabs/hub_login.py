@@ -40,9 +40,12 @@ _WRITE = frozenset({"contribute-repos", "write-repos", "manage-repos"})
 
 @dataclass(frozen=True)
 class HubUsers:
-    """Who may log in: users of the Hub by name, and everybody in an organisation of `orgs`."""
+    """Who may log in: users of the Hub by name, and everybody in an organisation of `orgs`.
 
-    names: frozenset[str]
+    The names are in the order in which they were given.
+    """
+
+    names: tuple[str, ...]
     orgs: frozenset[str] = frozenset()
 
     def include(self, name: str, orgs: frozenset[str]) -> bool:
@@ -54,8 +57,8 @@ def parse_users(text: str) -> HubUsers:
 
     Names are compared letter by letter, as the Hub writes them.
     """
-    names: set[str] = set()
-    orgs: set[str] = set()
+    names: list[str] = []
+    orgs: list[str] = []
     for entry in filter(None, map(str.strip, text.split(","))):
         kind, colon, rest = entry.partition(":")
         name = rest.strip() if colon else entry
@@ -64,14 +67,14 @@ def parse_users(text: str) -> HubUsers:
                 f"{USERS} names '{entry[:80]}', which is no user and no organisation of the Hub; "
                 f"give names as in {_EXAMPLE}."
             )
-        (orgs if colon else names).add(name)
+        (orgs if colon else names).append(name)
     if not names and not orgs:
         raise FtlabError(f"{USERS} names nobody; give names as in {_EXAMPLE}, or remove it.")
-    return HubUsers(frozenset(names), frozenset(orgs))
+    return HubUsers(tuple(dict.fromkeys(names)), frozenset(orgs))
 
 
 @dataclass(frozen=True)
-class Person:
+class HubPerson:
     """Somebody who is logged in. `login` is the number of this login; the token is not in here."""
 
     name: str
@@ -86,7 +89,7 @@ class EndedLogins:
         self._until: dict[str, float] = {}
         self._turn = threading.Lock()
 
-    def end(self, person: Person) -> None:
+    def end(self, person: HubPerson) -> None:
         with self._turn:
             now = time.time()
             self._until = {login: until for login, until in self._until.items() if until > now}
@@ -121,7 +124,7 @@ class HubLogin:
     def callback(self) -> str:
         return f"https://{self.host}{CALLBACK}"
 
-    def person(self, cookies: Mapping[str, str]) -> Person | None:
+    def person(self, cookies: Mapping[str, str]) -> HubPerson | None:
         """Whose cookie it is; `None` if it is forged, cut, expired, ended, or of nobody listed."""
         info = self._session(cookies.get(COOKIE, "")).get(INFO)
         if not isinstance(info, dict):
@@ -135,7 +138,7 @@ class HubLogin:
         is_over = until <= time.time() or login in self.ended
         if is_over or not self.users.include(name, frozenset(orgs)):
             return None
-        return Person(name, login, until)
+        return HubPerson(name, login, until)
 
     def _session(self, cookie: str) -> dict[str, Any]:
         """What starlette's `SessionMiddleware` wrote; empty unless it is signed with our key."""

@@ -373,6 +373,11 @@ def test_the_client_secret_is_taken_from_the_environment() -> None:
     assert CLIENT_SECRET not in str(environment)
 
 
+def test_names_keep_their_order_and_are_told_from_organisations() -> None:
+    users = parse_users(" bob,ada, org:lab,bob ,")
+    assert (users.names, users.orgs) == (("bob", "ada"), {"lab"})
+
+
 def complete(hub: Hub, **changes: str) -> dict[str, str]:
     return {**SPACE, **PeopleHub(hub).environment, USERS: "ada", **changes}
 

@@ -16,7 +16,7 @@ import pytest
 from ftlab.basics.files import assets_folder
 from ftlab.basics.log import app_log
 from ftlab.tabs.gate import Limits, OpenRequests
-from ftlab.tabs.hub_login import COOKIE, EndedLogins, HubLogin, Person, parse_users
+from ftlab.tabs.hub_login import COOKIE, EndedLogins, HubLogin, HubPerson, parse_users
 from ftlab.tabs.serve import Serving
 from tests.fakes import make_run
 from tests.hub_people import PeopleHub
@@ -92,7 +92,7 @@ def check(attack: Attack, probe: Probe, capfd: pytest.CaptureFixture[str], recor
 class NeverEnded(EndedLogins):
     """So that an attack goes on after it has logged out."""
 
-    def end(self, person: Person) -> None:
+    def end(self, person: HubPerson) -> None:
         return
 
 
