@@ -23,7 +23,8 @@ SUMMARY = "start the web app"
 DESCRIPTION = (
     "Starts the web app and prints its address. Runs go on when it is closed. At any other\n"
     "address than this machine's own, and with --share, people have to log in: --auth FILE,\n"
-    "or FTLAB_AUTH=user:password in the environment. `ftlab` without a command is\n"
+    "or FTLAB_AUTH=user:password in the environment; in a Space with hf_oauth also\n"
+    "FTLAB_HF_USERS=ada,org:NAME, who log in with Hugging Face. `ftlab` without a command is\n"
     "`ftlab app --fetch-model`."
 )
 
@@ -54,15 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--private",
         action="store_true",
+        default=os.environ.get("FTLAB_PRIVATE", "").lower() in ("1", "true", "yes"),
         help="each person who logs in sees what is their own; without it all see all runs, and "
-        "each ends, deletes and archives their own",
+        "each ends, deletes and archives their own (default: $FTLAB_PRIVATE)",
     )
     parser.add_argument(
         "--admin",
         action="append",
         default=[],
         metavar="NAME",
-        help="who sees, ends and deletes everything; without it the first account (repeatable)",
+        help="who sees, ends and deletes everything; without it the first account (repeatable; "
+        "default: $FTLAB_ADMINS, with commas between names)",
     )
     parser.add_argument(
         "--most-queued",
@@ -106,25 +109,32 @@ def run(options: argparse.Namespace) -> int:
     operator_limit()  # raises now if the limit is invalid
     from ftlab.tabs.agents import read_agents
     from ftlab.tabs.app import launch
+    from ftlab.tabs.hub_login import read_hub_login
     from ftlab.tabs.serve import read_accounts, serving
 
+    accounts = read_accounts(options.auth, os.environ)
     served = serving(
         options.host,
         options.port,
         options.share,
-        read_accounts(options.auth, os.environ),
+        accounts,
         tuple(options.allow_folder),
         tuple(options.proxy),
         os.environ,
         read_agents(os.environ) if options.mcp else None,
         options.private,
-        tuple(options.admin),
+        tuple(options.admin or _names(os.environ.get("FTLAB_ADMINS", ""))),
         options.most_queued,
+        read_hub_login(os.environ, has_passwords=bool(accounts)),
     )
     signal.signal(signal.SIGTERM, _stop)
     with served.runs_folder(options.runs_dir.resolve()) as folder:
         launch(folder, served, _fetch_model if options.fetch_model else None)
     return 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _whole(text: str) -> int:

@@ -246,8 +246,9 @@ class Access:
     `folders`: local models and files must be inside these; `None`: anywhere. `uploads`: the folder
     of uploaded files, which is always allowed. `closed`: a folder in which nothing else may be
     named, as that of runs of people who do not see each other's. `space`: the id of the Hugging
-    Face Space of a demo, else "". `logs_in`: visitors log in with a password. `answer_seconds`:
-    time limit for all panes of one prompt; `None`: no limit.
+    Face Space of a demo, else "". `logs_in`: visitors log in. `pushes`: with Hugging Face, so that
+    they can upload with a token of their own. `answer_seconds`: time limit for all panes of one
+    prompt; `None`: none.
     """
 
     may_train: bool = True
@@ -258,6 +259,7 @@ class Access:
     closed: Path | None = None
     space: str = ""
     logs_in: bool = False
+    pushes: bool = False
     answer_seconds: float | None = None
 
     @property

@@ -202,22 +202,13 @@ def check_repo(repo: str) -> str:
 def push(bundle: Bundle, repo: str, public: bool, token: str, api: Any = None) -> str:
     """Uploads the bundle's files and returns the repository's URL.
 
-    A new repository is private unless `public`. An existing one keeps its visibility, so an
-    existing public one is refused unless `public`. Raises `FtlabError` for any error of the Hub.
+    Raises `FtlabError` for any error of the Hub.
     """
     check_repo(repo)
     try:
         api = hub_api(token) if api is None else api
-        api.create_repo(repo, private=not public, exist_ok=True)
-        if not public and api.repo_info(repo).private is False:
-            raise FtlabError(
-                f"{repo} exists already and is public, so everybody could read the upload; add "
-                "--public to upload all the same, or name another repository."
-            )
-        with laid_out(bundle) as folder:
-            api.upload_folder(
-                repo_id=repo, folder_path=str(folder), commit_message="Upload with ftlab"
-            )
+        make_repo(repo, public, api, "add --public")
+        upload_files(bundle, repo, api)
     except FtlabError:
         raise
     except Exception as error:
@@ -226,4 +217,28 @@ def push(bundle: Bundle, repo: str, public: bool, token: str, api: Any = None) -
             f"{repo} could not be uploaded: {said} Check the name, that the token may write, and "
             "that the Hub can be reached."
         ) from None
+    return repo_address(repo)
+
+
+def make_repo(repo: str, public: bool, api: Any, way: str) -> None:
+    """Makes the repository unless it exists.
+
+    A new one is private unless `public`. An existing one keeps its visibility, so an existing
+    public one is refused unless `public`; `way`: how to upload to it all the same.
+    """
+    api.create_repo(repo, private=not public, exist_ok=True)
+    if not public and api.repo_info(repo).private is False:
+        raise FtlabError(
+            f"{repo} exists already and is public, so everybody could read the upload; {way} "
+            "to upload all the same, or name another repository."
+        )
+
+
+def upload_files(bundle: Bundle, repo: str, api: Any) -> None:
+    """Uploads the bundle's files to a repository that exists."""
+    with laid_out(bundle) as folder:
+        api.upload_folder(repo_id=repo, folder_path=str(folder), commit_message="Upload with ftlab")
+
+
+def repo_address(repo: str) -> str:
     return f"https://huggingface.co/{repo}"

@@ -36,7 +36,7 @@ import h11
 from gradio.routes import API_PREFIX, App, ORJSONResponse
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.requests import cookie_parser
+from starlette.requests import Request, cookie_parser
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
@@ -52,6 +52,8 @@ from ftlab.basics.visitor_turns import Visitor
 from ftlab.basics.words import plural
 from ftlab.jobs.inputs import DEMO_REFUSAL
 from ftlab.tabs.given_files import GivenFiles
+from ftlab.tabs.hub_login import CALLBACK, LOGIN, HubLogin
+from ftlab.tabs.hub_routes import hub_routes, hub_session, login_page, logout_page
 from ftlab.tabs.requests import (
     MAX_VALUES,
     NO_FETCH,
@@ -241,7 +243,12 @@ _FOR_THE_LOGIN_PAGE = (
 )
 """Routes served without a session even when a login is required; they reveal nothing private."""
 
-_COSTS = dict.fromkeys(("/", "/config", f"{API_PREFIX}/info", f"{API_PREFIX}/openapi.json"), 10.0)
+_FOR_THE_HUB_LOGIN = ("/", LOGIN, CALLBACK, _LOGOUT, _HEALTH, f"{API_PREFIX}/startup-events")
+"""The same for a login with Hugging Face, whose page at "/" is ours."""
+
+_COSTS = dict.fromkeys(
+    ("/", "/config", f"{API_PREFIX}/info", f"{API_PREFIX}/openapi.json", LOGIN, CALLBACK), 10.0
+)
 """Routes that cost as much as ten plain requests."""
 
 _BYTES_AS_ONE, _VALUES_AS_ONE = 10_000, 200
@@ -256,7 +263,8 @@ class Gate:
 
     `any_host`: any Host header is accepted, as with a login or in a public demo. `framed`: another
     site may show the page in a frame, as the Hub shows a Space. `agents` answer at `/mcp`, with a
-    token instead of a session; `None`: they are not served.
+    token instead of a session; `None`: they are not served. `hub_login`: people log in with
+    Hugging Face, without a password.
     """
 
     any_host: bool = False
@@ -264,6 +272,7 @@ class Gate:
     needs_login: bool = False
     framed: bool = False
     agents: NamedTokens | None = None
+    hub_login: bool = False
     body: BodyLimits = field(default_factory=lambda: BodyLimits(4 * 2**20))
 
     def refusal(
@@ -285,7 +294,7 @@ class Gate:
         clean = plain_path(path)
         if clean == AGENTS and self.agents is not None:
             return self._refused_agent(method, headers)
-        if self.needs_login and user is None and not _is_open(method, clean):
+        if self.needs_login and user is None and not self._is_open(method, clean):
             return Refusal(401, "Log in first: this takes a session.")
         if clean.startswith(_FETCHES):
             return Refusal(403, NO_FETCH)
@@ -293,18 +302,28 @@ class Gate:
             return Refusal(404, "There is no such page here.")
         if clean == _UPLOAD and not self.may_upload:
             return Refusal(403, DEMO_REFUSAL)
-        if clean == _LOGOUT and method != "POST":
+        if clean == _LOGOUT and method != "POST" and not self.hub_login:
             return Refusal(405, "Logging out is a POST, so that no link or picture does it.")
         return self._refused_body(method, clean, headers)
 
     def _is_visit(self, method: str, path: str, headers: Headers) -> bool:
-        """True if a user follows a link to the page, or sees it in a frame that is allowed."""
+        """True if a user follows a link to the page, or sees it in a frame that is allowed.
+
+        The Hub sends a user who logs in back by such a link.
+        """
         return (
             method in ("GET", "HEAD")
-            and path == "/"
+            and (path == "/" or (path == CALLBACK and self.hub_login))
             and headers.get("sec-fetch-mode") == "navigate"
             and (headers.get("sec-fetch-dest") == "document" or self.framed)
         )
+
+    def _is_open(self, method: str, clean: str) -> bool:
+        """True if an app with a login serves the request without a session."""
+        if method == "POST":
+            return clean == (_LOGOUT if self.hub_login else _LOGIN)
+        served = _FOR_THE_HUB_LOGIN if self.hub_login else _FOR_THE_LOGIN_PAGE
+        return clean in served or clean.startswith(_STATIC)
 
     def _refused_agent(self, method: str, headers: Headers) -> Refusal | None:
         tokens = self.agents or NamedTokens("")
@@ -325,13 +344,6 @@ class Gate:
         if clean == _LOGIN:
             return _LOGIN_BODY.refusal(headers)
         return (_UPLOAD_BODY if clean == _UPLOAD else self.body).refusal(headers)
-
-
-def _is_open(method: str, clean: str) -> bool:
-    """True if an app with a login serves the request without a session."""
-    if method == "POST":
-        return clean == _LOGIN
-    return clean in _FOR_THE_LOGIN_PAGE or clean.startswith(_STATIC)
 
 
 def plain_path(path: str) -> str:
@@ -358,8 +370,12 @@ def is_same_site(headers: Headers) -> bool:
 
 
 def user_of(app: App, headers: Headers) -> str | None:
-    """Returns the user of gradio's login cookie; `None` without a login."""
+    """Returns who has logged in, by password or with Hugging Face; `None` without a login."""
     cookies = cookie_parser(headers.get("cookie", ""))
+    hub = getattr(app, "hub", None)
+    if isinstance(hub, HubLogin):
+        person = hub.person(cookies)
+        return person.name if person else None
     for kind in ("access-token", "access-token-unsecure"):
         token = cookies.get(f"{kind}-{app.cookie_id}")
         if token in app.tokens:
@@ -427,15 +443,19 @@ class GatedApp(App):
         middleware: Sequence[Middleware] = (),
         people: People | None = None,
         given: GivenFiles | None = None,
+        hub: HubLogin | None = None,
     ) -> None:
         """`calls` are the valid calls of the page. `middleware` sees only allowed requests.
 
-        Every request is answered on behalf of one of the `people`; `given` knows their files.
+        Every request is answered on behalf of one of the `people`; `given` knows their files. With
+        `hub`, people log in with Hugging Face, and gradio itself asks for that too.
         """
+        self.hub = hub
         # As gradio creates it, but without FastAPI's list of routes, which needs no login.
         super().__init__(
-            routes=list(routes),
-            middleware=list(middleware),
+            auth_dependency=None if hub is None else self._user_of,
+            routes=[*(() if hub is None else hub_routes(hub)), *routes],
+            middleware=[*middleware, *(() if hub is None else [hub_session(hub)])],
             openapi_url=None,
             default_response_class=ORJSONResponse,
         )
@@ -445,6 +465,9 @@ class GatedApp(App):
         self._people = people or People()
         self._given = given or GivenFiles()
         self._refusals = RepeatedRefusals()
+
+    def _user_of(self, request: Request) -> str | None:
+        return user_of(self, request.headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # gradio serves none
@@ -471,7 +494,7 @@ class GatedApp(App):
             await self._refuse(refused, clean, scope, receive, send)
             return
         with asked_by(person):
-            await self._take(visitor, address, scope, receive, send)
+            await self._take(user, address, scope, receive, send)
 
     def _person(self, clean: str, headers: Headers, user: str | None) -> Person:
         tokens = self._gate.agents
@@ -480,18 +503,22 @@ class GatedApp(App):
         return self._people.person(user)
 
     async def _take(
-        self, visitor: str, address: str, scope: Scope, receive: Receive, send: Send
+        self, user: str | None, address: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         method, headers, clean = scope["method"], Headers(scope=scope), plain_path(scope["path"])
+        visitor = user or address
         async with self._limits.taken(visitor, clean, headers):
-            if method != "POST":
+            if self.hub is not None and (page := _hub_page(method, clean, headers, user)):
+                await page(scope, receive, send)
+            elif method != "POST":
                 await super().__call__(scope, receive, send)
             elif clean == _UPLOAD:
                 await super().__call__(scope, unbroken(receive), self._given.watched(send))
             elif clean == _LOGIN:
                 await self._log_in(address, scope, receive, send)
             elif clean == _LOGOUT:  # gradio expects a GET, which any link or image could send
-                await super().__call__({**scope, "method": "GET"}, receive, send)
+                expected = scope if self.hub is not None else {**scope, "method": "GET"}
+                await super().__call__(expected, receive, send)
             else:
                 await self._call(visitor, clean, scope, receive, send)
 
@@ -562,6 +589,18 @@ class GatedApp(App):
         else:
             answer = PlainTextResponse(refused.sentence, refused.status, headers)
         await answer(scope, receive, send)
+
+
+def _hub_page(method: str, clean: str, headers: Headers, user: str | None) -> Response | None:
+    """Returns the page of a login with Hugging Face that this address shows; `None` for others."""
+    if method not in ("GET", "HEAD"):
+        return None
+    if clean == _LOGOUT:
+        return logout_page()
+    if clean == "/" and user is None:
+        is_framed = headers.get("sec-fetch-dest") in ("iframe", "frame")
+        return login_page("Log in to use this app.", framed=is_framed)
+    return None
 
 
 def asked(scope: Scope) -> dict[str, str]:

@@ -48,6 +48,7 @@ from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
 from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
 from ftlab.tabs.given_files import GivenFiles
+from ftlab.tabs.hub_login import HubLogin
 from ftlab.tabs.requests import (
     NO_SUCH_PART,
     BodyLimits,
@@ -90,6 +91,11 @@ class NotedBlocks(gr.Blocks):
         self.own_routes: list[Route] = []
         """Routes of the page that are not gradio's; `Serving.launch` adds them."""
         self.people, self.given = People(), GivenFiles()  # of the app; `Serving.launch` sets them
+
+    @property
+    def expects_oauth(self) -> bool:
+        """`False`: gradio's own login is not added; outside of a Space it lets everybody in."""
+        return False
 
     async def process_api(
         self, block_fn: BlockFunction | int, inputs: list[Any], *args: Any, **kw: Any
@@ -270,7 +276,9 @@ def health_route(store: RunStore) -> Route:
 
     def healthz(request: Request) -> JSONResponse:
         health = probe.health()
-        may_know = request.app.auth is None or user_of(request.app, request.headers) is not None
+        app = request.app
+        logs_in = app.auth is not None or app.auth_dependency is not None
+        may_know = not logs_in or user_of(app, request.headers) is not None
         told = health.to_json() if may_know else {"status": health.status}
         status = 200 if health.is_ok else 503
         return JSONResponse(told, status, headers={"Cache-Control": "no-store"})
@@ -398,7 +406,7 @@ class Serving:
     `space` is the id of the Hugging Face Space that it runs in, "" elsewhere. `proxies` are the
     trusted addresses and networks whose X-Forwarded-For header gives the client address. `agents`
     have tools at `/mcp` with those tokens; `None`: they have none. `private`, `admins` and
-    `most_queued` are as in `People`.
+    `most_queued` are as in `People`. `hub`: people log in with Hugging Face instead of a password.
     """
 
     host: str = "127.0.0.1"
@@ -413,17 +421,28 @@ class Serving:
     private: bool = False
     admins: tuple[str, ...] = ()
     most_queued: int | None = MOST_QUEUED
+    hub: HubLogin | None = None
+
+    @property
+    def logs_in(self) -> bool:
+        """True if people log in, by password or with Hugging Face."""
+        return bool(self.accounts) or self.hub is not None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Who is named as somebody who may log in; members of organisations may, too."""
+        return tuple(self.accounts.passwords) if self.hub is None else self.hub.users.names
 
     @property
     def people(self) -> People:
-        """Who asks, and what each may see and change. Without `admins` the first account is one."""
-        admins = self.admins or tuple(self.accounts.passwords)[:1]
-        return People(bool(self.accounts), self.private, frozenset(admins), self.most_queued)
+        """Who asks, and what each may see and change. Without `admins` the first one named is."""
+        admins = self.admins or self.names[:1]
+        return People(self.logs_in, self.private, frozenset(admins), self.most_queued)
 
     @property
     def is_demo(self) -> bool:
         """True for a Space without a login: visitors have read-only access."""
-        return bool(self.space) and not self.accounts
+        return bool(self.space) and not self.logs_in
 
     @property
     def is_public(self) -> bool:
@@ -438,7 +457,7 @@ class Serving:
                 'python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
             )
         self._check_people()
-        if self.accounts or self.is_demo or not self.is_public:
+        if self.logs_in or self.is_demo or not self.is_public:
             return
         what = "--share" if self.share else f"--host {self.host}"
         where = "its public link" if self.share else "that address"
@@ -446,7 +465,7 @@ class Serving:
 
     def _check_people(self) -> None:
         """Raises `FtlabError` for names that nobody logs in with."""
-        if not self.accounts:
+        if not self.logs_in:
             named = "--private" if self.private else "--admin" if self.admins else ""
             if named:
                 raise FtlabError(
@@ -454,25 +473,31 @@ class Serving:
                     f"or {VARIABLE}=user:password."
                 )
             return
+        if self.hub is not None and self.hub.users.orgs:
+            return  # whose members are not known before they log in
         tokens = {} if self.agents is None else self.agents.tokens
         variable = "" if self.agents is None else self.agents.variable
         for where, names in (("--admin", self.admins), (variable, tokens)):
             for name in filter(None, names):
-                if name not in self.accounts.passwords:
+                if name not in self.names:
                     raise FtlabError(
                         f"{where} names '{shown_name(name)}', who has no login here; the logins: "
-                        f"{some_names(list(self.accounts.passwords), 6)}."
+                        f"{some_names(self.names, 6)}."
                     )
 
     def access(self, runs_folder: Path) -> Access:
         """Returns what visitors may do; behind a login they are not assumed to be the operator."""
         if self.is_demo:
             return demo_access(self.space)
-        if self.accounts or self.folders:
+        if self.logs_in or self.folders:
             uploads = control_folder(runs_folder) / "uploads"
-            logs_in = bool(self.accounts)
-            closed = runs_folder if self.private else None
-            return Access(folders=self.folders, uploads=uploads, closed=closed, logs_in=logs_in)
+            return Access(
+                folders=self.folders,
+                uploads=uploads,
+                closed=runs_folder if self.private else None,
+                logs_in=self.logs_in,
+                pushes=self.hub is not None,
+            )
         return Access()
 
     @contextmanager
@@ -502,7 +527,7 @@ class Serving:
         The page must be built and its queue configured. `routes` come before gradio's own;
         `options` are passed to `Blocks.launch`. Raises `OSError` if the port is in use.
         """
-        is_open = not self.accounts and not self.is_demo  # every visitor is the operator
+        is_open = not self.logs_in and not self.is_demo  # every visitor is the operator
         limits = replace(self.limits, rate=None) if is_open else self.limits
         given = GivenFiles()
         if isinstance(page, NotedBlocks):
@@ -528,6 +553,7 @@ class Serving:
                 [Middleware(NotedRefusals), Middleware(SlowTimers)],
                 self.people,
                 given,
+                self.hub,
             ),
             **options,
         )
@@ -537,9 +563,10 @@ class Serving:
     def gate(self) -> Gate:
         """The gate with the access rules of this app."""
         return Gate(
-            any_host=bool(self.accounts) or self.is_demo,
+            any_host=self.logs_in or self.is_demo,
             may_upload=not self.is_demo,
-            needs_login=bool(self.accounts),
+            needs_login=self.logs_in,
+            hub_login=self.hub is not None,
             framed=bool(self.space),
             agents=self.agents,
             body=BodyLimits(_DEMO_BODY_BYTES if self.is_demo else _BODY_BYTES),
@@ -558,6 +585,7 @@ def serving(
     private: bool = False,
     admins: tuple[str, ...] = (),
     most_queued: int | None = MOST_QUEUED,
+    hub: HubLogin | None = None,
 ) -> Serving:
     """Builds `Serving` from command-line values; raises `FtlabError` for a bad folder or proxy."""
     for proxy in proxies:
@@ -584,4 +612,5 @@ def serving(
         private=private,
         admins=admins,
         most_queued=most_queued,
+        hub=hub,
     )

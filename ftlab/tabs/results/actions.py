@@ -3,7 +3,8 @@
 Runs shipped with ftlab are read-only. Imported results can only be removed.
 
 No field accepts a token, because anyone who can open the page could use it. The user copies the
-command and runs it where the token is in the environment.
+command and runs it where the token is in the environment. In a Space where people log in with
+Hugging Face, `push` has a section for the upload instead.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ from ftlab.share.unpack import remove_opened
 from ftlab.share.weights import script_base, script_command, why_no_weights
 from ftlab.tabs.context import DOWNLOAD, QUIET, FilesAVisitor, one_at_a_time
 from ftlab.tabs.results.columns import run_name, sweep_name
+from ftlab.tabs.results.push import Push, wire_push
 from ftlab.tabs.widgets import H, field_error, live, note_html, plural, small_button
 
 _MOST_NAMED = 6
@@ -233,7 +235,8 @@ class Use:
     `file` is hidden: it sends a file to the browser.
     """
 
-    def __init__(self, may_pack: bool = True) -> None:
+    def __init__(self, may_pack: bool = True, pushes: bool = False) -> None:
+        """`pushes`: everybody has a token of their own, so the page uploads."""
         fold: dict[str, Any] = {"open": False, "visible": False, "elem_classes": "ft-fold ft-use"}
         with gr.Accordion("Use it", **fold) as self.block:
             with gr.Row(elem_classes="ft-use-row"):
@@ -255,16 +258,18 @@ class Use:
             with gr.Row(elem_classes="ft-use-row"):
                 self.script = small_button("Script", 124, elem_id="use-script")
                 self.about_script = H()
-            self.command = gr.Textbox(
-                label="Upload to the Hugging Face Hub, in a terminal", interactive=False, lines=2,
-                buttons=["copy"], elem_classes="ft-mono", elem_id="use-push",
-            )  # fmt: skip
-            H(
-                note_html(
-                    f"Private unless you add --public. Set {TOKEN} in that terminal first: this "
-                    "page takes no token, since whoever reaches it could then use yours."
+            self.push = Push() if pushes else None
+            with gr.Column(visible=not pushes) as self.by_command:
+                self.command = gr.Textbox(
+                    label="Upload to the Hugging Face Hub, in a terminal", interactive=False,
+                    lines=2, buttons=["copy"], elem_classes="ft-mono", elem_id="use-push",
+                )  # fmt: skip
+                H(
+                    note_html(
+                        f"Private unless you add --public. Set {TOKEN} in that terminal first: "
+                        "this page takes no token, since whoever reaches it could then use yours."
+                    )
                 )
-            )
             self.said = H(elem_id="use-said")
             self.file = gr.DownloadButton(elem_classes="ft-carrier")
         self.timer = gr.Timer(_SECONDS, active=False)
@@ -283,6 +288,8 @@ def wire_use(use: Use, chosen: gr.State, store: RunStore, access: Access = EVERY
     """Wires the section. `chosen` holds the id of the opened run, or ""."""
 
     files = FilesAVisitor()
+    if use.push is not None:
+        wire_push(use.push, chosen, store)
 
     def offer(button: gr.Button, words: str, make: Callable[[Run, RunStore], Path]) -> None:
         def made(request: gr.Request, run_id: str) -> list[Any]:

@@ -328,7 +328,7 @@ _PANEL = "window.ftRuns.panel(element, watch)"
 class Side:
     """The panel, hidden until a run is opened. `chosen` holds the id of the opened run, or ""."""
 
-    def __init__(self, may_pack: bool = True) -> None:
+    def __init__(self, may_pack: bool = True, pushes: bool = False) -> None:
         small: dict[str, Any] = {"size": "sm", "min_width": 60}
         self.chosen = gr.State("")
         with gr.Column(
@@ -355,7 +355,7 @@ class Side:
                 with gr.Row(elem_classes="ft-run-buttons"):
                     self.save = gr.Button("Save", elem_id="run-save", **small)
                     self.saved = H("")
-            self.use = Use(may_pack)
+            self.use = Use(may_pack, pushes)
             self.pages = []
             with gr.Tabs(elem_classes="ft-inner"):
                 for name in PAGES:

@@ -325,7 +325,7 @@ def build(context: AppContext, links: Links) -> None:
     store = context.store
     tools, bar = Tools(context.access.may_upload), Bar()
     with gr.Row(elem_classes="ft-work"):
-        sheet, side = Sheet(), Side(context.access.may_upload)
+        sheet, side = Sheet(), Side(context.access.may_upload, context.access.pushes)
     # The query without the values of the fields, and the digest of the content on the page.
     view, seen = gr.State(Query()), gr.State("")
     timer = gr.Timer(_REFRESH_SECONDS, active=False)

@@ -1,4 +1,4 @@
-"""The running app in each of its three modes, asked by a stranger for everything there is."""
+"""The running app in each of its four modes, asked by a stranger for everything there is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import pytest
 from ftlab.basics.files import assets_folder
 from ftlab.basics.log import app_log
 from ftlab.tabs.gate import Limits, OpenRequests
+from ftlab.tabs.hub_login import COOKIE, EndedLogins, HubLogin, HubPerson, parse_users
 from ftlab.tabs.serve import Serving
 from tests.fakes import make_run
+from tests.hub_people import PeopleHub
+from tests.hub_server import Hub, serving
 from tests.security.attack.fire import BOUND_SECONDS, Attack, Probe, probed
 from tests.security.attack.raw import on_lines, send_raw
 from tests.security.attack.shots import (
@@ -29,6 +33,8 @@ from tests.security.attack.shots import (
     on_routes,
 )
 from tests.security.servers import ACCOUNTS, Running, log_in, running, tree
+from tests.security.test_hub_login import HOST, STATIC, signed
+from tests.security.test_hub_login import OPEN as OPEN_FOR_HUB
 from tests.security.test_login import OPEN
 
 RUN = "20261125-120000-ab12-01-lora"
@@ -51,11 +57,18 @@ def attacked(served: Serving, folder: Path) -> Iterator[Running]:
     """The app in that mode, with a run whose log holds a secret, and its own log beside it."""
     make_run(folder / "runs", "lora", run_id=RUN, log="planted-secret")
     with (
+        serving(Hub()) as hub,
         app_log(folder / "log"),
         served.runs_folder(folder / "runs") as runs,
-        running(served, runs) as app,
+        running(with_provider(served, PeopleHub(hub)), runs) as app,
     ):
         yield app
+
+
+def with_provider(served: Serving, people: PeopleHub) -> Serving:
+    if served.hub is None:
+        return served
+    return replace(served, hub=replace(served.hub, provider=people.hub.address))
 
 
 Told = Callable[[str, object], None]
@@ -76,10 +89,21 @@ def check(attack: Attack, probe: Probe, capfd: pytest.CaptureFixture[str], recor
     record("told", f"{told}; /healthz within {max(probe.seconds):.2f} s")
 
 
+class NeverEnded(EndedLogins):
+    """So that an attack goes on after it has logged out."""
+
+    def end(self, person: HubPerson) -> None:
+        return
+
+
+HUB = HubLogin("id", "a secret", "openid", "", HOST, parse_users("ada"), NeverEnded())
+"""Its provider is one of the tests' own, while an app runs with it."""
+
 MODES = {
     "on loopback": Serving(),
     "with a login": Serving(accounts=ACCOUNTS, limits=ALL_ANSWERED),
     "as a public demo": Serving(space="ada/ftlab", limits=ALL_ANSWERED),
+    "with Hugging Face": Serving(space="ada/ftlab", hub=HUB, limits=ALL_ANSWERED),
 }
 
 
@@ -97,12 +121,12 @@ def test_nothing_is_given_away_and_nobody_is_held_up(
         shipped, before, planted = tree(assets_folder()), tree(app.runs), tree(app.runs / RUN)
         kinds = (on_routes, on_bodies, on_headers, on_calls)
         attack = Attack(app.url)
-        if served.accounts:
-            attack = Attack(app.url, may_answer=is_open)
+        if served.logs_in:
+            attack = Attack(app.url, may_answer=is_open if served.hub is None else is_open_for_hub)
             for shots in kinds:
                 attack.fire(shots(app.page))
             assert tree(app.runs) == before
-            attack.log_in(dict(log_in(app.url).cookies))
+            attack.log_in(cookies_of(served, app.url))
         for shots in kinds:
             attack.fire(shots(app.page))
         attack.press(on_events(app.page))
@@ -115,6 +139,18 @@ def test_nothing_is_given_away_and_nobody_is_held_up(
     # Outside a demo some of the changed launches are still right, and the first starts it.
     allowed = () if served.is_demo else ("ftlab.jobs.dispatcher",)
     assert processes(started, *allowed) == []
+
+
+def cookies_of(served: Serving, url: str) -> dict[str, str]:
+    """The cookies of somebody who has logged in."""
+    if served.hub is None:
+        return dict(log_in(url).cookies)
+    return {COOKIE: signed(served.hub.key)}
+
+
+def is_open_for_hub(shot: Shot) -> bool:
+    path = (shot.route or shot.path).rstrip("/") or "/"
+    return path in OPEN_FOR_HUB or path.startswith(STATIC)
 
 
 def is_open(shot: Shot) -> bool:
