@@ -63,7 +63,12 @@ def read_tokens(variable: str, environment: MutableMapping[str, str]) -> NamedTo
     tokens: dict[str, BearerToken] = {}
     for part in environment.pop(variable, "").split(","):
         if part.strip():
-            name, _, secret = part.strip().rpartition(":")
+            name, colon, secret = part.strip().rpartition(":")
+            if not secret.strip() or (colon and not name.strip()):
+                raise FtlabError(
+                    f"{variable} has '{name}:' without a token, or a token without its name; give "
+                    "NAME:TOKEN, or TOKEN alone for the operator's."
+                )
             if name in tokens:
                 whose = f"'{name}'" if name else "nobody by name"
                 raise FtlabError(f"{variable} has two tokens of {whose}; give each person one.")

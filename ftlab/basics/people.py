@@ -61,7 +61,7 @@ class Person:
 
 
 OPERATOR = Person()
-NOBODY = Person("", sees_all=False, changes_all=False)
+NOBODY = Person("", sees_all=False, changes_all=False, most_queued=0)
 """Where people log in, code that answers none of them."""
 
 _ASKING: ContextVar[Person] = ContextVar("asking", default=OPERATOR)

@@ -282,7 +282,7 @@ class Access:
             raise FtlabError("The model's name is no text; give one as in 'bundled'.")
         if name.strip() in _BUNDLED:
             return
-        if self.folders is not None and is_path(name):
+        if self.folders is not None and (is_path(name) or self._is_closed(name)):
             self._check_path(name)
         elif not self.may_ask_hub:
             raise FtlabError(DEMO_ASKS_NOBODY)
@@ -305,13 +305,17 @@ class Access:
         elif is_path(text) or Path(text).suffix.lower() in EXTENSIONS:
             self.check_task(TaskReference("file", text))
 
+    def _is_closed(self, text: str) -> bool:
+        """Whether the name would lead into the closed folder, whether there is such a file or
+        not: one that is not there gets the same answer."""
+        return self.closed is not None and lies_within(text, (self.closed,))
+
     def _check_path(self, text: str) -> None:
         """Raises `FtlabError` if the path, with links resolved, is outside the allowed folders."""
         listed = tuple(self.folders or ())
         if self.uploads is not None and lies_within(text, (self.uploads,)):
             return
-        is_closed = self.closed is not None and lies_within(text, (self.closed,))
-        if lies_within(text, listed) and not is_closed:
+        if lies_within(text, listed) and not self._is_closed(text):
             return
         shown = shown_name(text, _SHOWN_CHARACTERS)
         if not listed:

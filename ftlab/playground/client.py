@@ -76,7 +76,7 @@ class PlaygroundClient:
         the others. Closing the iterator early stops the answer. Raises `InvalidRequest` for an
         invalid request, before anything starts; a problem of one pane is reported in that pane.
         """
-        return self._stream(request, self._line_up(request).problems, visitor)
+        return self._stream(request, self._line_up(request), visitor)
 
     def generate_all(
         self,
@@ -90,7 +90,7 @@ class PlaygroundClient:
         """
         lineup = self._line_up(request)
         final: dict[int, PaneUpdate] = {}
-        for update in self._stream(request, lineup.problems, visitor):
+        for update in self._stream(request, lineup, visitor):
             if update.is_final:
                 final[update.pane] = update
             elif update.kind == "status":
@@ -112,30 +112,39 @@ class PlaygroundClient:
         return line_up(request.panes, request.model, self.runs_folder)
 
     def _stream(
-        self, request: GenerateRequest, problems: Mapping[int, str], visitor: Visitor = NOBODY
+        self, request: GenerateRequest, lineup: LineUp, visitor: Visitor = NOBODY
     ) -> Generator[PaneUpdate, None, None]:
-        for pane, problem in problems.items():
+        """The worker gets only the panes that may answer, and their base: it does not know who
+        asks, and would find what that person may not see."""
+        for pane, problem in lineup.problems.items():
             yield PaneUpdate(pane, "error", problem)
-        panes = [pane for pane in range(len(request.panes)) if pane not in problems]
+        panes = sorted(lineup.sources)
         if not panes:
             return
+        request = replace(
+            request,
+            panes=tuple(request.panes[pane] for pane in panes),
+            model=lineup.model,
+            histories=tuple(request.histories[pane] for pane in panes if request.histories),
+        )
         with self._turns.line(visitor) as place:
             while not place.has_come(SECONDS_BETWEEN_SIGNS):
                 for pane in panes:
                     yield PaneUpdate(pane, "status", BUSY)
-            yield from self._stream_in_turn(request, problems, panes)
+            yield from self._stream_in_turn(request, panes)
 
     def _stream_in_turn(
-        self, request: GenerateRequest, problems: Mapping[int, str], panes: Sequence[int]
+        self, request: GenerateRequest, panes: Sequence[int]
     ) -> Generator[PaneUpdate, None, None]:
+        """`panes` has the place of each of the request's panes in what was asked for."""
         unfinished = set(panes)
         try:
             with closing(self._answers(request)) as updates:
                 for update in updates:
+                    update = replace(update, pane=panes[update.pane])
                     if update.is_final:
                         unfinished.discard(update.pane)
-                    if update.pane not in problems:  # those were reported before
-                        yield update
+                    yield update
             sentence = "The playground's worker gave no answer; send the prompt again."
         except WorkerEnded as end:
             another = ""

@@ -92,8 +92,8 @@ class AdapterRecord:
     `model` is the base's public id, or with `named_by_folder` the last part of the folder path that
     the configuration names. `same_weights`: that folder held the weights of `model`. `method` is a
     method of the registry or PEFT's name for it. `vouched` lists other bases that a person
-    confirmed, in the form of `same_name`. `owners` are the logins of those who uploaded it, "" for
-    the operator.
+    confirmed, in the form of `same_name`. `owner` is the login of the person who uploaded it, ""
+    for the operator: each has a copy of their own.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -108,12 +108,7 @@ class AdapterRecord:
     named_by_folder: bool = False
     same_weights: bool = False
     vouched: tuple[str, ...] = ()
-    owners: tuple[str, ...] = ("",)
-
-    @property
-    def is_seen(self) -> bool:
-        """Whether the person who asks sees the adapter."""
-        return any(map(asking().sees, self.owners))
+    owner: str = ""
 
 
 _RECORD: TypeAdapter[AdapterRecord] = TypeAdapter(AdapterRecord)
@@ -364,9 +359,9 @@ def _of_folder(prefix: str, parent: Path) -> Iterator[PaneSource]:
 
 def _from_folder(name: str, folder: Path) -> PaneSource:
     record = read_record(folder)
-    if name.startswith(UPLOADED) and not record.is_seen:
+    if name.startswith(UPLOADED) and not asking().sees(record.owner):
         raise FtlabError(f"'{folder.name}' names no adapter; choose one of the playground's list.")
-    own = {f.name for f in fields(record)} - {"sha256", "owners"}
+    own = {f.name for f in fields(record)} - {"sha256", "owner"}
     same = {name: getattr(record, name) for name in own}
     return PaneSource(name, folder=folder, is_adapter=True, **same)
 

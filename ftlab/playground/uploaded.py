@@ -63,11 +63,11 @@ def upload_adapter(
 ) -> PaneSource:
     """Stores a PEFT adapter from a folder or a .zip; returns its source, which has its pane name.
 
-    An empty `label` means the name of the folder or zip. An adapter that was uploaded before is
-    reused; a new label replaces its old one. `base` is the model on which it will answer; the
-    default is the model that the adapter names. Raises `FtlabError` with a solution if it is not
-    one complete adapter that fits the base and leaves its weights unchanged, or if `access` does
-    not allow the base it names.
+    An empty `label` means the name of the folder or zip. An adapter that the same person uploaded
+    before is reused; a new label replaces its old one. `base` is the model on which it will
+    answer; the default is the model that the adapter names. Raises `FtlabError` with a solution if
+    it is not one complete adapter that fits the base and leaves its weights unchanged, or if
+    `access` does not allow the base it names.
     """
     check_writable(runs_folder)
     access.check_upload()
@@ -85,16 +85,14 @@ def upload_adapter(
             sha256=sha256,
             detail=f"{facts.describe(ranks)}, uploaded",
             named_by_folder=bool(facts.place),
-            owners=(asking().name,),
+            owner=asking().name,
         )
         record = _name_base(record, facts.place, base, access)
         _check_fit(work, record, base or _base_of(record, facts.place, access))
         folder = _keep(work, parent, record, config)
         kept = read_record(folder)
         vouched = tuple(dict.fromkeys((*kept.vouched, *record.vouched)))
-        owners = tuple(dict.fromkeys((*kept.owners, *record.owners)))
-        label = given if given and _may_change(kept) else kept.label
-        new = replace(kept, label=label, vouched=vouched, owners=owners)
+        new = replace(kept, label=given or kept.label, vouched=vouched)
         if record.same_weights and not new.same_weights:
             new = replace(new, model=record.model, same_weights=True)
         if new != kept:
@@ -120,7 +118,7 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
     if why:
         raise FtlabError(misfit_words(source, model, why))
     record = read_record(parent / wanted)
-    _check_change(record)
+    asking().check_change(record.owner, f"The adapter '{record.label}'")
     if wrong_base(source, model):
         vouched = (*record.vouched, same_name(model))
         write_record(parent / wanted, replace(record, vouched=vouched))
@@ -128,23 +126,19 @@ def vouch_for_base(runs_folder: Path, name: str, model: str) -> PaneSource:
 
 
 def forget_adapter(runs_folder: Path, name: str) -> None:
-    """Removes an uploaded adapter by its pane name ("adapter:…"), for one of those who uploaded it.
+    """Removes an uploaded adapter by its pane name ("adapter:…").
 
     Raises `FtlabError` if it does not exist, is somebody else's or cannot be removed.
     """
     check_writable(runs_folder)
     parent, wanted = uploaded_folder(runs_folder), name.removeprefix(UPLOADED)
     record = _record(parent / wanted) if wanted in _names(parent) else None
-    if wanted not in _names(parent) or not (record is None or record.is_seen):
+    if wanted not in _names(parent) or not (record is None or asking().sees(record.owner)):
         raise FtlabError(
             f"There is no uploaded adapter '{wanted[:80]}'; choose one of the playground's list."
         )
     if record is not None:
-        _check_change(record)
-        left = tuple(owner for owner in record.owners if owner != asking().name)
-        if left and not asking().changes_all:
-            write_record(parent / wanted, replace(record, owners=left))
-            return
+        asking().check_change(record.owner, f"The adapter '{record.label}'")
     gone = parent / f".gone-{secrets.token_hex(8)}"
     try:
         os.rename(parent / wanted, gone)  # hidden first, so nobody finds a half-removed folder
@@ -154,15 +148,6 @@ def forget_adapter(runs_folder: Path, name: str) -> None:
             f"The adapter '{wanted}' cannot be removed ({error.strerror}); make the runs folder "
             "writable."
         ) from None
-
-
-def _may_change(record: AdapterRecord) -> bool:
-    return any(map(asking().may_change, record.owners))
-
-
-def _check_change(record: AdapterRecord) -> None:
-    if not _may_change(record):
-        asking().check_change(record.owners[0], f"The adapter '{record.label}'")
 
 
 def _record(folder: Path) -> AdapterRecord | None:
@@ -324,11 +309,12 @@ def _ranks(shapes: Mapping[str, tuple[int, ...]]) -> list[int]:
 def _keep(work: Path, parent: Path, record: AdapterRecord, config: bytes) -> Path:
     """Renames the finished folder to its final name, unless the same adapter exists already."""
     write_record(work, record)
-    base = f"{_slug(record.label)}-{record.sha256[:8]}"
+    mark = hashlib.sha256(f"{record.sha256} of {record.owner}".encode()).hexdigest()
+    base = f"{_slug(record.label)}-{(mark if record.owner else record.sha256)[:8]}"
     number = 1
     while True:
         for name in _names(parent):
-            if _is_same(parent / name, record.sha256, config):
+            if _is_same(parent / name, record, config):
                 return parent / name
         folder = parent / (base if number == 1 else f"{base}-{number}")
         try:
@@ -340,10 +326,12 @@ def _keep(work: Path, parent: Path, record: AdapterRecord, config: bytes) -> Pat
             number += 1  # the same weights with another configuration, or a damaged folder
 
 
-def _is_same(folder: Path, digest: str, config: bytes) -> bool:
+def _is_same(folder: Path, record: AdapterRecord, config: bytes) -> bool:
+    """Whether the same person has uploaded the same adapter."""
     try:
+        there = read_record(folder)
         return (
-            read_record(folder).sha256 == digest
+            (there.sha256, there.owner) == (record.sha256, record.owner)
             and (folder / CONFIG_FILE).read_bytes() == config
             and (folder / WEIGHTS_FILE).is_file()
         )

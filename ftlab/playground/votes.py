@@ -20,6 +20,7 @@ from typing import ClassVar
 from pydantic import TypeAdapter, ValidationError
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import asking
 from ftlab.basics.words import join_names, plural
 from ftlab.jobs.control import control_folder
 from ftlab.records.differences import binomial_tail, wilson_interval
@@ -36,7 +37,7 @@ class Vote:
     `panes` are names as in `panes.find_source`, in the order shown; `labels` and `answers` run
     parallel to them, so the vote stays readable after a run is deleted. `winner` is an index into
     them, `None` for "no difference". `at` is seconds since the epoch. `sweep_ids` are the unique
-    sweep ids of the panes' sources.
+    sweep ids of the panes' sources. `owner` is the login of the person who voted.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -51,6 +52,7 @@ class Vote:
     model: str
     precision: str
     sweep_ids: tuple[str, ...] = ()
+    owner: str = field(default_factory=lambda: asking().name)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def record_vote(runs_folder: Path, vote: Vote) -> None:
 
 
 def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
-    """Returns the unique votes of those sweeps, oldest first; without sweep ids, of no sweep.
+    """Returns the unique votes of those sweeps that the person who asks sees, oldest first; without
+    sweep ids, of no sweep.
 
     Incomplete or invalid lines are skipped. Raises `FtlabError` for a malformed sweep id and for a
     file that exists but cannot be read.
@@ -135,10 +138,10 @@ def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
             ) from None
         for row in rows:
             try:
-                vote = _VOTE.validate_python(row)
+                vote = _VOTE.validate_python({"owner": ""} | row)
             except ValidationError:
                 continue
-            if not _problem(vote):
+            if not _problem(vote) and asking().sees(vote.owner):
                 votes[vote.id] = vote
     return sorted(votes.values(), key=lambda vote: (vote.at, vote.id))
 

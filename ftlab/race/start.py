@@ -13,7 +13,7 @@ from ftlab.basics.errors import FieldError, FtlabError, InvalidRequest
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.people import OPERATOR, asked_by, asking
 from ftlab.basics.processes import python_environment, start_detached
-from ftlab.jobs.launch import checked, errors_in_file, least, operator_limit
+from ftlab.jobs.launch import checked, errors_in_file, least, operator_limit, room_for
 from ftlab.jobs.launchers.launcher import launcher_environment
 from ftlab.models.reference import names_hub_model
 from ftlab.prediction.client import Predictor
@@ -34,6 +34,9 @@ from ftlab.records.store import RunStore
 from ftlab.settings.schema import errors_in
 
 WORKER = "ftlab.race.worker"
+
+MOST_MINUTES = 240
+"""Of a race that somebody starts who is neither the operator nor an admin."""
 
 _PLANNING = 0.1
 """Most of a race's time for predictions; a method without one is taken to fit."""
@@ -97,13 +100,14 @@ def start_race(
 ) -> RaceDirectory:
     """Starts a detached process that conducts the race; it outlives the page and the app.
 
-    What its planning took is of its time. Raises `FtlabError` if another race is under way, or the
-    folder cannot be written.
+    What its planning took is of its time. Raises `FtlabError` if another race is under way, the
+    person's queue is full, or the folder cannot be written.
     """
     check_writable(folder)
+    _check_length(request.settings.minutes)
     race = new_race(folder)
     try:
-        with holding(_lock(folder)):
+        with holding(_lock(folder)), room_for(1, folder):
             _check_alone(folder)
             race.write_request(replace(request, owner=asking().name))
             race.report({"event": "planned", "elapsed": round(planned_seconds, 1)})
@@ -133,6 +137,15 @@ def resume_race(race: RaceDirectory) -> None:
             _start(race, request)
         except OSError as error:
             raise _not_started(race.runs_folder, error) from None
+
+
+def _check_length(minutes: float) -> None:
+    """One race runs at a time, so where people log in none is longer than `MOST_MINUTES`."""
+    if asking().most_queued is not None and minutes > MOST_MINUTES:
+        raise FtlabError(
+            f"The race of {minutes:g} minutes would keep others from racing; here one may take "
+            f"{MOST_MINUTES} at most, or an admin starts it."
+        )
 
 
 def _lock(runs_folder: Path) -> FileLock:

@@ -36,7 +36,10 @@ from ftlab.tasks.reference import load as load_task
 from ftlab.tasks.registry import general_fingerprint
 
 MEASURED_IN = "measured_in"
-"""The key in a kept result's environment for the id of the run that measured it."""
+"""The key in a kept result's environment for the run that measured it."""
+
+_EARLIER = "an earlier run"
+"""What another person's run is called."""
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "bitsandbytes", "accelerate", "safetensors", "peft",
@@ -51,10 +54,11 @@ _MOST_KEPT = 200
 
 @dataclass(frozen=True)
 class KeptBase:
-    """The result of a base run, and its rows of samples.jsonl."""
+    """The result of a base run, its rows of samples.jsonl, and its owner."""
 
     result: RunResult
     rows: tuple[dict[str, Any], ...]
+    owner: str = ""
 
 
 _KEPT = TypeAdapter(KeptBase)
@@ -103,10 +107,14 @@ def take(file: Path, directory: RunDirectory) -> RunResult | None:
         return None
     write_json_lines(directory.samples_file, kept.rows)
     result = kept.result
+    which = f"run {result.environment[MEASURED_IN]}"
+    if kept.owner != directory.spec().owner:  # who may not see that run
+        which = _EARLIER
+        result = replace(result, environment=result.environment | {MEASURED_IN: _EARLIER})
     day = time.strftime("%d %b %Y", time.localtime(result.finished_at))
     note = (
-        f"Not measured again: the numbers are those of run {result.environment[MEASURED_IN]} of "
-        f"{day}, with the same model, data, settings, device and package versions."
+        f"Not measured again: the numbers are those of {which} of {day}, with the same model, "
+        "data, settings, device and package versions."
     )
     return replace(result, finished_at=time.time(), notes=(note, *result.notes))
 
@@ -114,7 +122,8 @@ def take(file: Path, directory: RunDirectory) -> RunResult | None:
 def keep(file: Path, directory: RunDirectory, result: RunResult) -> None:
     """Keeps what a base run measured; does nothing if the folder cannot be written."""
     environment = result.environment | {MEASURED_IN: directory.run_id}
-    kept = KeptBase(replace(result, environment=environment), tuple(directory.samples()))
+    rows, owner = tuple(directory.samples()), directory.spec().owner
+    kept = KeptBase(replace(result, environment=environment), rows, owner)
     write_kept(file, _KEPT.dump_json(kept), _MOST_KEPT)
 
 

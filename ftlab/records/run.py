@@ -27,6 +27,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -255,6 +256,15 @@ class StoredRun:
     result: RunResult | None
 
 
+def _is_seen(directory: RunDirectory) -> bool:
+    """Whether the person who asks sees the run; one that cannot be read is nobody's."""
+    if asking().sees_all:
+        return True
+    with suppress(FtlabError):
+        return asking().sees(directory.spec().owner)
+    return False
+
+
 def check_may_change(directory: RunDirectory) -> None:
     """Raises `FtlabError` unless the person who asks may end, change or remove the run."""
     if not asking().changes_all:
@@ -291,7 +301,7 @@ def find_run(folder: Path, run_id: str) -> RunDirectory:
     if RUN_ID.fullmatch(run_id):
         directory = RunDirectory(folder / run_id)
         is_there = directory.spec_file.exists() and not directory.path.is_symlink()
-        if is_there and (asking().sees_all or asking().sees(directory.spec().owner)):
+        if is_there and _is_seen(directory):
             return directory
     raise FtlabError(
         f"There is no run '{run_id[:80]}' in this runs folder; Results and `python -m ftlab runs` "

@@ -30,7 +30,7 @@ from pydantic import TypeAdapter, ValidationError
 from ftlab.basics.errors import FieldError, FtlabError
 from ftlab.basics.files import inner_values, is_deeper, json_values, parse_json
 from ftlab.basics.log import note
-from ftlab.basics.people import OPERATOR, asked_by, asking
+from ftlab.basics.people import asking
 from ftlab.basics.words import plural, shown_name
 from ftlab.charts.facts import day
 from ftlab.jobs.inputs import EVERYTHING, Access
@@ -47,7 +47,6 @@ from ftlab.playground.adapter_files import (
 )
 from ftlab.playground.panes import (
     UPLOADED,
-    AdapterRecord,
     read_record,
     uploaded_folder,
     uploaded_sources,
@@ -185,6 +184,8 @@ def remove_opened(runs_folder: Path, sweep_id: str) -> None:
     with suppress(FtlabError):  # a damaged record does not keep the sweep from being removed
         record = read_opened(folder)
         brought, owner = record.brought, record.owner
+    if not asking().sees(owner):
+        raise FtlabError(f"There is no opened sweep '{shown_name(sweep_id)}'; Results lists them.")
     asking().check_change(owner, f"The opened sweep {sweep_id}")
     for other in opened_sweeps(runs_folder):
         with suppress(FtlabError):
@@ -259,9 +260,10 @@ def _open(archive: zipfile.ZipFile, name: str, runs_folder: Path, access: Access
             run_id: _unpack_adapter(archive, manifest, run_id, work / f".adapter-{place}", name)
             for place, run_id in enumerate(adapters)
         }
-        with _uploads(runs_folder) as known:
+        uploads = _Uploads(runs_folder)
+        try:
             names = {
-                runs[run_id].spec.run_id: _upload(folder, runs[run_id], runs_folder, access)
+                runs[run_id].spec.run_id: uploads.add(folder, runs[run_id], access)
                 for run_id, folder in given.items()
             }
             for folder in given.values():
@@ -272,11 +274,14 @@ def _open(archive: zipfile.ZipFile, name: str, runs_folder: Path, access: Access
                 ftlab_version=manifest.ftlab_version,
                 opened_at=time.time(),
                 adapters=names,
-                brought=tuple({name: 0 for name in names.values() if name not in known}),
+                brought=uploads.brought,
                 owner=asking().name,
             )
             write_opened(work, record)
             os.rename(work, target)
+        except BaseException:
+            uploads.undo()
+            raise
     note("packed sweep opened", sweep=sweep_id, runs=len(runs), adapters=len(adapters))
     trained = sum(not run.spec.is_base for run in runs.values())
     return Opened(sweep_id, trained, len(adapters))
@@ -644,31 +649,40 @@ def _unpack_adapter(
     return folder
 
 
-@contextmanager
-def _uploads(runs_folder: Path) -> Iterator[dict[str, AdapterRecord]]:
-    """Yields the adapters that are here already; removes new ones again after an error."""
-    parent = uploaded_folder(runs_folder)
-    with asked_by(OPERATOR):  # the same one may have been uploaded by somebody else
-        before = {
-            source.name: read_record(parent / source.name.removeprefix(UPLOADED))
+class _Uploads:
+    """The adapters that one opening uploads, so that an error takes back these and no others."""
+
+    def __init__(self, runs_folder: Path) -> None:
+        self._runs_folder = runs_folder
+        self._before = {
+            source.name: read_record(_place(runs_folder, source.name))
             for source in uploaded_sources(runs_folder)
         }
-    try:
-        yield before
-    except BaseException:
-        with asked_by(OPERATOR):
-            for source in uploaded_sources(runs_folder):
-                if source.name not in before:
-                    forget_adapter(runs_folder, source.name)
-        raise
-    finally:
-        for name, record in before.items():  # what a person uploaded keeps its label
-            folder = parent / name.removeprefix(UPLOADED)
-            if folder.is_dir():
-                now = read_record(folder)
-                kept = replace(record, owners=now.owners)
-                if now != kept:
-                    write_record(folder, kept)
+        self._made: list[str] = []
+
+    def add(self, folder: Path, run: _RunRecords, access: Access) -> str:
+        """Uploads the adapter of a run and returns its name; one that was there stays as it was."""
+        name = _upload(folder, run, self._runs_folder, access)
+        before = self._before.get(name)
+        if before is None:
+            self._made.append(name)
+        elif read_record(_place(self._runs_folder, name)) != before:
+            write_record(_place(self._runs_folder, name), before)
+        return name
+
+    @property
+    def brought(self) -> tuple[str, ...]:
+        """Those that are new here."""
+        return tuple(dict.fromkeys(self._made))
+
+    def undo(self) -> None:
+        for name in self.brought:
+            with suppress(FtlabError):  # it was removed in the playground meanwhile
+                forget_adapter(self._runs_folder, name)
+
+
+def _place(runs_folder: Path, name: str) -> Path:
+    return uploaded_folder(runs_folder) / name.removeprefix(UPLOADED)
 
 
 def _upload(folder: Path, run: _RunRecords, runs_folder: Path, access: Access) -> str:

@@ -27,6 +27,7 @@ from ftlab import __version__
 from ftlab.basics.bearer import NamedTokens, read_tokens
 from ftlab.basics.cards import find_card
 from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.basics.people import asking
 from ftlab.basics.visitor_turns import Visitor
 from ftlab.basics.words import shown_name
 from ftlab.jobs.inputs import check_inputs
@@ -64,7 +65,6 @@ LONGEST_WAIT = 50.0
 
 _LOOK_SECONDS = 1.0
 _MOST_AT_ONCE = 16  # calls; further ones wait
-_VISITOR = Visitor("an agent")
 _SEEDS_OF_A_RACE = "0, 1, 2"
 _DEFAULTS = SweepRequest()
 
@@ -284,19 +284,20 @@ def tools_of(context: AppContext) -> list[AgentTool]:
 
 def _answers(predictor: Predictor, questions: Sequence[Question]) -> list[Prediction]:
     """Those that are known in time; the others go on, so that a later call has them."""
+    visitor = Visitor(f"agent of {asking().name}")
     found: dict[int, Prediction] = {}
     problems: list[FtlabError] = []
 
     def ask() -> None:
         try:
-            for place, answer in predictor.ask(questions, _VISITOR):
+            for place, answer in predictor.ask(questions, visitor):
                 found[place] = answer
         except FtlabError as error:
             problems.append(error)
 
-    asking = threading.Thread(target=ask, name="prediction for an agent", daemon=True)
-    asking.start()
-    asking.join(LONGEST_WAIT)
+    thread = threading.Thread(target=ask, name="prediction for an agent", daemon=True)
+    thread.start()
+    thread.join(LONGEST_WAIT)
     if problems:
         raise problems[0]
     late = f"Not predicted within {LONGEST_WAIT:.0f} s; it goes on, so call again."

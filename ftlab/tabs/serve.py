@@ -451,9 +451,11 @@ class Serving:
 
     def check(self) -> None:
         """Raises `FtlabError` for an app that would be open to strangers."""
-        if self.agents is not None and (self.is_public or self.is_demo) and not self.agents:
+        is_reached = self.is_public or self.is_demo or self.logs_in
+        if self.agents is not None and is_reached and not self.agents:
             raise FtlabError(
-                f"--mcp where others can reach it needs a token; set {self.agents.variable}, as "
+                "--mcp where others can reach it, or people log in, needs a token; set "
+                f"{self.agents.variable}, as "
                 'python -c "import secrets; print(secrets.token_urlsafe())" makes one.'
             )
         self._check_people()

@@ -104,6 +104,10 @@ def test_each_person_has_a_token_for_agents() -> None:
         (f"ada:{'a' * 16},ada:{'b' * 16}", "two tokens of 'ada'"),
         (f"ada:{'a' * 16},bob:{'a' * 16}", "the same token"),
         ("ada:short", "5 characters"),
+        ("ada:", "without a token"),  # as NAME:${UNSET} gives
+        (f"root:{'a' * 16},ada:", "'ada:' without a token"),
+        (":", "without a token"),
+        (f":{'a' * 16}", "without its name"),
     ],
 )
 def test_tokens_that_would_mix_people_up_are_refused(value: str, sentence: str) -> None:

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ftlab.basics.errors import FtlabError
-from ftlab.basics.people import OPERATOR, Person, asked_by
+from ftlab.basics.people import NOBODY, OPERATOR, Person, asked_by, asking
 from ftlab.jobs.control import request_cancel
+from ftlab.jobs.inputs import Access
 from ftlab.jobs.launch import checked, enqueue_sweep
 from ftlab.methods.variant import Variant
+from ftlab.models.reference import BUNDLED_ID
+from ftlab.playground.client import PlaygroundClient
 from ftlab.playground.grid import find_grid, list_grids
-from ftlab.playground.panes import find_source
+from ftlab.playground.panes import find_source, uploaded_sources
+from ftlab.playground.requests import GenerateRequest
 from ftlab.playground.uploaded import forget_adapter, upload_adapter, vouch_for_base
-from ftlab.race.record import find_race, list_races
-from ftlab.race.start import resume_race
+from ftlab.playground.votes import read_votes, record_vote
+from ftlab.race.record import RaceRequest, RaceSettings, find_race, list_races
+from ftlab.race.start import resume_race, start_race
+from ftlab.records.kept_bases import keep, take
 from ftlab.records.merge import MergeDirectory
 from ftlab.records.published import import_files, remove_published
 from ftlab.records.removal import remove_runs
 from ftlab.records.resume import ask_to_resume
 from ftlab.records.run import Annotations, find_run, write_annotations
 from ftlab.records.spec import SweepRequest
-from ftlab.records.store import RunStore
+from ftlab.records.store import RunStore, sweep_data
 from ftlab.share.merge_control import start_merge
+from ftlab.share.pack import pack_sweep
 from ftlab.share.unpack import open_packed, remove_opened
 from ftlab.tabs.results import actions
+from tests.fakes import make_run
 from tests.security.servers import tree
+from tests.security.test_closed import VOTE
 from tests.security.test_people_apart import ADA, SWEEP, Things, make_things
 
 BOB = Person("bob", sees_all=True, changes_all=False)
@@ -126,23 +137,22 @@ def test_where_each_sees_their_own_nothing_else_is_found_and_the_word_is_that_th
         assert RunStore(runs).runs_of_all(), "the queue still counts them"
 
 
-def test_two_people_bring_the_same_adapter_and_each_removes_their_own(
+def test_two_people_bring_the_same_adapter_and_neither_learns_of_the_other(
     runs: Path, tmp_path: Path, ada: Things
 ) -> None:
     folder = uploaded_copy(ada, tmp_path)
     with asked_by(ADA):
-        hers = upload_adapter(folder, runs, "hers").name
-    with asked_by(PRIVATE_BOB):
-        his = upload_adapter(folder, runs, "his").name
-        assert find_source(runs, his).label == "hers", "the label of the first stays"
-        forget_adapter(runs, his)
-        with pytest.raises(FtlabError, match="names no adapter"):
-            find_source(runs, his)
+        hers = upload_adapter(folder, runs, "Merger 2027").name
+    for bob in (PRIVATE_BOB, BOB):
+        with asked_by(bob):
+            his = upload_adapter(folder, runs, "Merger 2027").name
+            assert his != hers
+            assert his.removeprefix("adapter:")[-9:].count("-") == 1, "no number tells of another"
+            upload_adapter(folder, runs, "renamed")
+            assert find_source(runs, his).label == "renamed", "one's own is reused"
+            forget_adapter(runs, his)
     with asked_by(ADA):
-        assert find_source(runs, hers).label == "hers"
-        forget_adapter(runs, hers)
-        with pytest.raises(FtlabError, match="cannot be read"):
-            find_source(runs, hers)
+        assert find_source(runs, hers).label == "Merger 2027"
 
 
 def uploaded_copy(ada: Things, place: Path) -> Path:
@@ -188,3 +198,120 @@ def test_where_each_sees_their_own_an_admin_imports_results(runs: Path, ada: Thi
         import_files([], runs)
     with asked_by(BOB):
         import_files([], runs)
+
+
+def test_an_opening_that_fails_takes_back_its_own_adapters_and_no_others(
+    runs: Path, tmp_path: Path, ada: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, folder = tmp_path / "with-adapters.zip", uploaded_copy(ada, tmp_path)
+    run = RunStore(runs).find(ada.done.run_id)
+    with asked_by(ADA):
+        pack_sweep(sweep_data(RunStore(runs), run.spec.sweep_id), packed, True)
+    found: list[str] = []
+
+    def fails(*given: object) -> None:
+        with asked_by(ADA):  # somebody uploads meanwhile
+            found.append(upload_adapter(folder, runs, "meanwhile").name)
+        with asked_by(PRIVATE_BOB):
+            found.extend(source.name for source in uploaded_sources(runs))
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ftlab.share.unpack.write_opened", fails)
+    with asked_by(PRIVATE_BOB), pytest.raises(FtlabError, match="No space left"):
+        open_packed(packed, runs)
+    assert len(found) == 2, "bob's adapter was there"
+    with asked_by(PRIVATE_BOB):
+        assert not uploaded_sources(runs)
+    with asked_by(ADA):
+        assert {source.name for source in uploaded_sources(runs)} == {ada.adapter, found[0]}
+
+
+def test_each_counts_their_own_blind_votes(runs: Path) -> None:
+    for person, number in ((ADA, 3), (PRIVATE_BOB, 1)):
+        with asked_by(person):
+            for _ in range(number):
+                record_vote(runs, replace(VOTE, id=secrets.token_hex(8), owner=asking().name))
+            assert len(read_votes(runs, ())) == number
+    assert len(read_votes(runs, ())) == 4, "the operator sees all"
+
+
+def test_a_race_needs_room_in_the_queue_and_keeps_others_from_racing_for_hours_at_most(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftlab.race.start.start_detached", lambda *args: None)
+    request = RaceRequest(
+        SweepRequest(variants=(Variant("lora"),)), RaceSettings(minutes=241), (0,)
+    )
+    bob = replace(PRIVATE_BOB, most_queued=0)
+    with asked_by(bob), pytest.raises(FtlabError, match="would keep others from racing"):
+        start_race(request, [], runs)
+    short = replace(request, settings=RaceSettings(minutes=5))
+    with asked_by(bob), pytest.raises(FtlabError, match="wait or run already"):
+        start_race(short, [], runs)
+    assert not list_races(runs)
+    with asked_by(replace(bob, most_queued=1)):
+        assert start_race(short, [], runs).owner == "bob"
+
+
+def test_a_request_without_a_login_queues_nothing(runs: Path) -> None:
+    request = checked(SweepRequest(variants=(Variant("lora"),)))
+    with asked_by(NOBODY), pytest.raises(FtlabError, match="the most of one person here"):
+        enqueue_sweep(request, runs)
+
+
+def test_a_damaged_run_of_somebody_else_is_one_that_is_not_there(runs: Path, ada: Things) -> None:
+    ada.done.spec_file.write_text("{torn")
+    for run_id in (ada.done.run_id, "20261125-120000-nono-01-lora"):
+        with asked_by(PRIVATE_BOB), pytest.raises(FtlabError) as error:
+            find_run(runs, run_id)
+        assert str(error.value).startswith("There is no run")
+
+
+def test_whether_a_path_in_the_runs_folder_is_there_is_not_told(
+    runs: Path, ada: Things, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(runs.parent)
+    access = Access(folders=(), closed=runs)
+    for name in (f"runs/{ada.done.run_id}", "runs/20261125-120000-nono-01-lora"):
+        with pytest.raises(FtlabError, match="is a path of the machine"):
+            access.check_model(name)
+
+
+def test_the_playground_s_worker_gets_only_the_panes_that_may_answer_and_their_base(
+    runs: Path, ada: Things
+) -> None:
+    """It does not know who asks, and would take the base from a pane that was refused."""
+    spec = ada.done.spec()
+    ada.done.complete_spec(replace(spec, model="/srv/ada/secret-base-7B"))
+    sent: list[GenerateRequest] = []
+    client = PlaygroundClient(runs, ["false"])
+
+    def ask(request: GenerateRequest, seconds: float) -> Iterator[dict[str, object]]:
+        sent.append(request)
+        yield {"pane": 0, "kind": "done", "text": "Hello."}
+
+    client._worker.ask = ask  # type: ignore[assignment,method-assign]
+    request = GenerateRequest(panes=(ada.done.run_id, "base"), prompt="Hi")
+    with asked_by(PRIVATE_BOB):
+        hers, base = client.generate_all(request)
+    assert [one.panes for one in sent] == [("base",)]
+    assert sent[0].model == BUNDLED_ID
+    assert base["answer"] == "Hello."
+    assert "There is no run" in hers["error"]
+    assert "secret" not in str((hers, base, sent))
+
+
+def test_a_base_that_somebody_else_measured_is_used_without_naming_their_run(
+    runs: Path, ada: Things, tmp_path: Path
+) -> None:
+    base = next(run for run in RunStore(runs).runs() if run.spec.is_base)
+    assert base.result is not None
+    kept = tmp_path / "kept.json"
+    keep(kept, base.directory, base.result)
+    for owner, named in (("ada", True), ("bob", False)):
+        with asked_by(Person(owner)):
+            later = make_run(runs, "base", "queued", sweep_id=f"20261126-120000-{owner}")
+        found = take(kept, later)
+        assert found is not None
+        assert found.measures == base.result.measures
+        assert (base.run_id in str((found.notes, found.environment))) == named

@@ -91,7 +91,7 @@ def make_things(runs: Path, elsewhere: Path) -> Things:
         folder = uploaded_folder(runs) / "hers-12345678"
         write_adapter(folder)
         model = "HuggingFaceTB/SmolLM2-135M-Instruct"
-        write_record(folder, AdapterRecord(SECRET, "lora", model, "0" * 64, owners=("ada",)))
+        write_record(folder, AdapterRecord(SECRET, "lora", model, "0" * 64, owner="ada"))
         packed = elsewhere / "packed.zip"
         pack_sweep(sweep_data(RunStore(runs), SWEEP), packed, False)
         opened = open_packed(packed, runs).sweep_id

@@ -20,7 +20,7 @@ from ftlab.basics.bearer import read_tokens
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.registry import METHODS
 from ftlab.tabs.agents import VARIABLE, read_agents
-from ftlab.tabs.serve import Serving, serving
+from ftlab.tabs.serve import Accounts, serving
 from tests.asynchronous import run
 from tests.fakes import make_sweep
 from tests.processes import App
@@ -212,15 +212,16 @@ def test_without_the_option_nothing_is_served_for_agents(tmp_path: Path) -> None
         app.stop()
 
 
-@pytest.mark.parametrize("where", ["--host", "--share", "a demo"])
+@pytest.mark.parametrize("where", ["--host", "--share", "a demo", "a login"])
 def test_where_others_reach_it_the_app_does_not_start_without_a_token(where: str) -> None:
     host = "0.0.0.0" if where == "--host" else "127.0.0.1"
     space = {"SPACE_ID": "ada/demo"} if where == "a demo" else {}
-    served = serving(host, 7860, where == "--share", Serving().accounts, (), (), space)
+    accounts = Accounts({"ada": "a long password"} if where == "a login" else {})
+    served = serving(host, 7860, where == "--share", accounts, (), (), space)
     token = read_tokens(VARIABLE, {VARIABLE: TOKEN})
     with pytest.raises(FtlabError, match=f"needs a token; set {VARIABLE}"):
         replace(served, agents=read_tokens(VARIABLE, {})).check()
-    if where == "a demo":
+    if where in ("a demo", "a login"):
         replace(served, agents=token).check()
 
 

@@ -208,9 +208,9 @@ def executed_elsewhere(runs: Sequence[Run], on: str, trouble: str) -> str:
 
 
 def queue_state(runs: Sequence[Run]) -> str:
-    """Changes whenever a run of the folder is queued, gets its expected time, begins or ends."""
-    counts = Counter(_stage(run) for run in runs)
-    return ", ".join(f"{count} {stage}" for stage, count in sorted(counts.items()))
+    """A tag that changes whenever a run of the folder is queued, gets its expected time, begins or
+    ends, whoever's it is."""
+    return tag_of(repr(sorted(Counter(_stage(run) for run in runs).items())))
 
 
 def _stage(run: Run) -> str:

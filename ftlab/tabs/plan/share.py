@@ -5,6 +5,7 @@ A file shows what the page shows: it is made from answers that are already known
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -112,8 +113,8 @@ def share_file(context: AppContext, kind: str, values: Mapping[str, Any]) -> Pat
             "Not every method of this plan is predicted yet; wait for the table, then press again."
         )
     planned = planned_of(plan, found, _known_changes(context, plan, found))
-    folder = Path(get_upload_folder()) / "ftlab" / file_stem("plan", planned.model)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(get_upload_folder()) / "ftlab" / secrets.token_hex(8)
+    folder.mkdir(parents=True)
     what = "report" if kind == "html" else "card"
     names = (planned.gpu.id, planned.chosen.label, planned.model)
     path = folder / f"{file_stem(f'plan-{what}', *names)}.{kind}"

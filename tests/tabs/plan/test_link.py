@@ -194,6 +194,7 @@ def test_a_file_is_made_of_what_the_page_shows(
         share_file(context, kind, given)
     *_, last = make_plan(context, Form(), given, predictor.ask)
     path = share_file(context, kind, given)
+    assert share_file(context, kind, given) != path, "a file of one's own, not of all who ask"
     what = "report" if kind == "html" else "card"
     assert path.name == f"ftlab-plan-{what}-rtx-4090-DoRA-Llama-3-1-8B.{kind}"
     assert path.is_relative_to(tmp_path / "gradio")
