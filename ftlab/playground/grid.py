@@ -33,6 +33,7 @@ from ftlab.records.job import (
     is_job_id,
     job_folders,
     new_job_id,
+    owner_of,
     read_request,
     seen_jobs,
 )
@@ -184,10 +185,7 @@ class GridDirectory(StoppableJob):
 
     @property
     def owner(self) -> str:
-        try:
-            return self.request().owner
-        except FtlabError:
-            return ""
+        return owner_of(self.request)
 
     @property
     def grid_id(self) -> str:

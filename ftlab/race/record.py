@@ -27,6 +27,7 @@ from ftlab.records.job import (
     StoppableJob,
     job_folders,
     new_job_id,
+    owner_of,
     read_request,
     seen_jobs,
     worker_of,
@@ -121,10 +122,7 @@ class RaceDirectory(StoppableJob):
 
     @property
     def owner(self) -> str:
-        try:
-            return self.request().owner
-        except FtlabError:
-            return ""
+        return owner_of(self.request)
 
     @property
     def race_id(self) -> str:

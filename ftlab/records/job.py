@@ -12,10 +12,10 @@ import secrets
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -221,6 +221,19 @@ def new_job_id() -> str:
 
 def is_job_id(text: str) -> bool:
     return bool(_JOB_ID.fullmatch(text))
+
+
+class _HasOwner(Protocol):
+    @property
+    def owner(self) -> str: ...
+
+
+def owner_of(read: Callable[[], _HasOwner]) -> str:
+    """The owner in the request that `read` gives; "" if it cannot be read."""
+    try:
+        return read().owner
+    except FtlabError:
+        return ""
 
 
 _Job = TypeVar("_Job", bound=StartedJob)
