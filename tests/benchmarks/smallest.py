@@ -399,6 +399,7 @@ NOT_RUN: Mapping[str, str] = {
     "tests.install.wheel": ".ci/run runs it whole, in an environment of its own",
     "tests.install.container": "`make container-test` runs it whole, as root and with debootstrap; "
     "tests/install/test_container.py tries its parts",
+    "tests.install.visitor": "tests.install.container starts it, within the container's network",
     "tests.site.reference": "tests/site/test_reference.py runs it whole",
     "tests.site.check": "tests/site/test_check.py runs it, on small sites",
     "tests.install.newcomer": "it downloads all packages; tests.install.wheel starts the wheel",
