@@ -52,12 +52,19 @@ class Person:
 
     def check_room(self, now: int, more: int) -> None:
         """Raises `FtlabError` if `more` runs beside the `now` open ones are too many."""
-        if self.most_queued is not None and now + more > self.most_queued:
+        most = self.most_queued
+        if most is None or now + more <= most:
+            return
+        if not now:
             raise FtlabError(
-                f"{plural(now, 'run')} of yours wait or run already; with {more} more it would be "
-                f"more than {self.most_queued}, the most of one person here. Wait until some have "
-                "ended, end some, or queue fewer."
+                f"That would be {plural(more, 'run')}, and {most} is the most of one person here; "
+                "queue fewer."
             )
+        raise FtlabError(
+            f"{plural(now, 'run')} of yours wait or run already; with {more} more it would be more "
+            f"than {most}, the most of one person here. Wait until some have ended, end some, or "
+            "queue fewer."
+        )
 
 
 OPERATOR = Person()

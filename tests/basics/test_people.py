@@ -77,6 +77,8 @@ def test_a_full_queue_says_how_many_there_are_and_what_to_do() -> None:
     ada.check_room(1, 2)
     with pytest.raises(FtlabError, match=r"2 runs of yours .* more than 3, .* Wait until"):
         ada.check_room(2, 2)
+    with pytest.raises(FtlabError, match="That would be 4 runs, and 3 is the most of one person"):
+        ada.check_room(0, 4)
     OPERATOR.check_room(10_000, 1)
 
 

@@ -246,7 +246,7 @@ def test_a_race_needs_room_in_the_queue_and_keeps_others_from_racing_for_hours_a
     with asked_by(bob), pytest.raises(FtlabError, match="would keep others from racing"):
         start_race(request, [], runs)
     short = replace(request, settings=RaceSettings(minutes=5))
-    with asked_by(bob), pytest.raises(FtlabError, match="wait or run already"):
+    with asked_by(bob), pytest.raises(FtlabError, match="0 is the most of one person"):
         start_race(short, [], runs)
     assert not list_races(runs)
     with asked_by(replace(bob, most_queued=1)):
@@ -255,7 +255,7 @@ def test_a_race_needs_room_in_the_queue_and_keeps_others_from_racing_for_hours_a
 
 def test_a_request_without_a_login_queues_nothing(runs: Path) -> None:
     request = checked(SweepRequest(variants=(Variant("lora"),)))
-    with asked_by(NOBODY), pytest.raises(FtlabError, match="the most of one person here"):
+    with asked_by(NOBODY), pytest.raises(FtlabError, match="0 is the most of one person here"):
         enqueue_sweep(request, runs)
 
 
