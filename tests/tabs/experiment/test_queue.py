@@ -306,6 +306,13 @@ def test_cancels_and_deletes_are_noted_in_the_log(context: AppContext, tmp_path:
     ]
 
 
+@pytest.fixture
+def no_dispatcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Queued runs stay queued."""
+    monkeypatch.setattr(queue, "ensure_dispatcher", lambda runs_folder: None)
+
+
+@pytest.mark.usefixtures("no_dispatcher")
 def test_a_person_is_shown_their_own_newest_sweep_and_ends_no_run_of_others(tmp_path: Path) -> None:
     ada, bob = (Person(name, changes_all=False) for name in ("ada", "bob"))
     with asked_by(bob):
@@ -324,6 +331,7 @@ def test_a_person_is_shown_their_own_newest_sweep_and_ends_no_run_of_others(tmp_
         assert "Cancel" in watch.look("20261125-120000-ada1").queue, "not the answer to bob"
 
 
+@pytest.mark.usefixtures("no_dispatcher")
 def test_where_each_sees_their_own_the_queue_says_how_many_others_wait_and_no_more(
     tmp_path: Path,
 ) -> None:
