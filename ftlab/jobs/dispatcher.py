@@ -331,7 +331,6 @@ class Dispatcher:
         running = [run for run in open_runs if run.status == "running"]
         for run in running:
             busy |= set() if run.directory.elsewhere else set(run.spec.held)
-        for run in running:
             bound_log(run.directory.log_file)
         waiting = [
             run

@@ -13,7 +13,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,7 +37,8 @@ class Vote:
     `panes` are names as in `panes.find_source`, in the order shown; `labels` and `answers` run
     parallel to them, so the vote stays readable after a run is deleted. `winner` is an index into
     them, `None` for "no difference". `at` is seconds since the epoch. `sweep_ids` are the unique
-    sweep ids of the panes' sources. `owner` is the login of the person who voted.
+    sweep ids of the panes' sources. `owner` is the login of the person who voted; `record_vote`
+    sets it.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "ignore"}
@@ -52,7 +53,7 @@ class Vote:
     model: str
     precision: str
     sweep_ids: tuple[str, ...] = ()
-    owner: str = field(default_factory=lambda: asking().name)
+    owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def record_vote(runs_folder: Path, vote: Vote) -> None:
     if problem:
         raise FtlabError(problem)
     files = _files(runs_folder, vote.sweep_ids)
-    line = json.dumps(asdict(vote)).encode() + b"\n"  # ASCII, so it contains no other line end
+    owned = replace(vote, owner=asking().name)
+    line = json.dumps(asdict(owned)).encode() + b"\n"  # ASCII, so it contains no other line end
     try:
         for file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,7 @@ def read_votes(runs_folder: Path, sweep_ids: Iterable[str]) -> list[Vote]:
             ) from None
         for row in rows:
             try:
-                vote = _VOTE.validate_python({"owner": ""} | row)
+                vote = _VOTE.validate_python(row)
             except ValidationError:
                 continue
             if not _problem(vote) and asking().sees(vote.owner):

@@ -23,7 +23,7 @@ from ftlab.basics import units
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.files import MAX_RECORD_BYTES, read_plain, read_record
 from ftlab.basics.processes import boot_id
-from ftlab.records.job import InFolder, StartedJob, worker_of
+from ftlab.records.job import InFolder, StartedJob, owner_of, worker_of
 from ftlab.records.result import OPEN, FinalStatus, JobResult, LineWriter, is_sound
 from ftlab.records.run import RunDirectory, read_json_lines, write_atomically
 
@@ -83,7 +83,7 @@ class MergeDirectory(StartedJob):
 
     @property
     def owner(self) -> str:
-        return self.run.spec().owner
+        return owner_of(self.run.spec)
 
     @property
     def target(self) -> Path:

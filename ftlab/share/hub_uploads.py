@@ -9,13 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ftlab.basics.errors import FtlabError, one_line
-from ftlab.basics.log import note, redact
+from ftlab.basics.errors import FtlabError
+from ftlab.basics.log import note
 from ftlab.basics.recent import Recent
+from ftlab.jobs.launchers.hub_errors import hub_errors
 from ftlab.share.bundle import (
     Bundle,
     check_repo,
@@ -28,7 +28,6 @@ from ftlab.share.bundle import (
 _MOST_AT_ONCE = 4
 _MOST_REMEMBERED = 1_000
 _ABOUT_LOGIN = "log out, log in with Hugging Face again, and push once more"
-_REASON_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -99,21 +98,20 @@ class HubUploads:
     ) -> Upload:
         repo = upload.repo
         try:
-            api = self._api(token)
-            make_repo(repo, public, api, "tick public")
-            say(replace(upload, stage="Uploading"))
-            upload_files(bundle, repo, api)
+            with hub_errors(f"take the upload to {repo}", token, _refusals(repo)):
+                api = self._api(token)
+                make_repo(repo, public, api, "tick public")
+                say(replace(upload, stage="Uploading"))
+                upload_files(bundle, repo, api)
         except FtlabError as error:
+            note("upload failed", status=getattr(error, "code", None) or 0)
             return replace(upload, wrong=str(error))
-        except Exception as error:  # whatever it is, the person gets a sentence and the run stays
-            note("upload failed", error=type(error).__name__, status=_status(error) or 0)
-            return replace(upload, wrong=sentence_of(error, repo, token))
         return replace(upload, address=repo_address(repo))
 
 
-def sentence_of(error: Exception, repo: str, token: str) -> str:
-    """What went wrong and what to do, without the token."""
-    known = {
+def _refusals(repo: str) -> dict[int, str]:
+    """What the Hub's refusals mean for somebody who is logged in with Hugging Face, by status."""
+    return {
         401: f"The Hub does not accept your login (401), which has expired or was withdrawn; "
         f"{_ABOUT_LOGIN}.",
         403: f"Your login may not write to {repo} (403); name a repository of your own that this "
@@ -121,24 +119,3 @@ def sentence_of(error: Exception, repo: str, token: str) -> str:
         404: f"The Hub has no {repo} that your login may write to (404); name another repository.",
         429: "The Hub takes no more requests of yours just now (429); push again in some minutes.",
     }
-    status = _status(error)
-    if status in known:
-        return known[status]
-    if status is None and _is_unreachable(error):
-        return "The Hub cannot be reached from here; push again in some minutes."
-    said = redact(one_line(error), [token])[:_REASON_CHARACTERS]
-    return f"{repo} could not be uploaded: {said} The run itself is unchanged; push again."
-
-
-def _status(error: Exception) -> int | None:
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    return status if isinstance(status, int) else None
-
-
-def _is_unreachable(error: Exception) -> bool:
-    kinds: list[type[Exception]] = [ConnectionError, TimeoutError]  # also huggingface_hub's offline
-    for name in ("httpx", "httpx2", "requests"):  # which one carries it varies by release
-        with suppress(ImportError, AttributeError):
-            library = __import__(name)
-            kinds.append(getattr(library, "TransportError", None) or library.ConnectionError)
-    return isinstance(error, tuple(kinds))

@@ -494,33 +494,26 @@ class GatedApp(App):
             await self._refuse(refused, clean, scope, receive, send)
             return
         with asked_by(person):
-            await self._take(user, address, scope, receive, send)
+            async with self._limits.taken(visitor, clean, headers):
+                if self.hub is not None and (page := _hub_page(method, clean, headers, user)):
+                    await page(scope, receive, send)
+                elif method != "POST":
+                    await super().__call__(scope, receive, send)
+                elif clean == _UPLOAD:
+                    await super().__call__(scope, unbroken(receive), self._given.watched(send))
+                elif clean == _LOGIN:
+                    await self._log_in(address, scope, receive, send)
+                elif clean == _LOGOUT:  # gradio expects a GET, which any link or image could send
+                    expected = scope if self.hub is not None else {**scope, "method": "GET"}
+                    await super().__call__(expected, receive, send)
+                else:
+                    await self._call(visitor, clean, scope, receive, send)
 
     def _person(self, clean: str, headers: Headers, user: str | None) -> Person:
         tokens = self._gate.agents
         if clean == AGENTS and tokens:
             return self._people.agent(tokens.name(headers.get("authorization", "")))
         return self._people.person(user)
-
-    async def _take(
-        self, user: str | None, address: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        method, headers, clean = scope["method"], Headers(scope=scope), plain_path(scope["path"])
-        visitor = user or address
-        async with self._limits.taken(visitor, clean, headers):
-            if self.hub is not None and (page := _hub_page(method, clean, headers, user)):
-                await page(scope, receive, send)
-            elif method != "POST":
-                await super().__call__(scope, receive, send)
-            elif clean == _UPLOAD:
-                await super().__call__(scope, unbroken(receive), self._given.watched(send))
-            elif clean == _LOGIN:
-                await self._log_in(address, scope, receive, send)
-            elif clean == _LOGOUT:  # gradio expects a GET, which any link or image could send
-                expected = scope if self.hub is not None else {**scope, "method": "GET"}
-                await super().__call__(expected, receive, send)
-            else:
-                await self._call(visitor, clean, scope, receive, send)
 
     async def _call(
         self, visitor: str, clean: str, scope: Scope, receive: Receive, send: Send

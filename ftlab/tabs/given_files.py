@@ -37,7 +37,7 @@ class GivenFiles:
             for path in paths_in(value):
                 self._give(path)
 
-    def strange(self, value: Any) -> bool:
+    def names_others(self, value: Any) -> bool:
         """Whether a JSON value from a page names a file that is not of the person who asks."""
         person = asking()
         if person.sees_all:

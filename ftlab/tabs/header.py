@@ -41,10 +41,19 @@ _LOG_OUT = (
 def header_html(runs: Sequence[Run], logs_in: bool = False) -> str:
     """HTML: the whole bar; with `logs_in` it has the person's name and a log-out button."""
     name = asking().name
-    who = f'<span class="pill opt" title="You are logged in as">{escape(name)}</span>'
+    who = f'<span class="pill opt" title="{_rights()}">{escape(name)}</span>'
     pills = f"{_activity(runs)}{_model()}{_memory(like_devices(AUTO))}{who if name else ''}"
     buttons = f"{_TOGGLE}{_LOG_OUT if logs_in else ''}"
     return f'<header class="topbar">{_BRAND}<span class="grow"></span>{pills}{buttons}</header>'
+
+
+def _rights() -> str:
+    """What the person who is logged in sees and changes."""
+    person = asking()
+    if person.changes_all:
+        return "You are logged in as an admin: you see and change everything"
+    seen = "all see all runs" if person.sees_all else "you see your own runs, and no others"
+    return f"You are logged in: {seen}, and change your own"
 
 
 def count_parameters(folder: Path) -> int | None:

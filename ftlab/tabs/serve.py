@@ -90,7 +90,9 @@ class NotedBlocks(gr.Blocks):
         self._errors = RepeatedErrors()
         self.own_routes: list[Route] = []
         """Routes of the page that are not gradio's; `Serving.launch` adds them."""
-        self.people, self.given = People(), GivenFiles()  # of the app; `Serving.launch` sets them
+        self.people = People()
+        """Of the app; `Serving.launch` sets them."""
+        self.given = GivenFiles()
 
     @property
     def expects_oauth(self) -> bool:
@@ -140,7 +142,7 @@ class NotedBlocks(gr.Blocks):
     ) -> list[Any]:
         """Raises `WrongCall` for inputs that the page cannot send, `gr.Error` from components."""
         check_inputs(block_fn.inputs, inputs)
-        if self.given.strange(inputs):
+        if self.given.names_others(inputs):
             raise WrongCall("a file of somebody else")
         try:
             return await super().preprocess_data(block_fn, inputs, state, explicit_call)
@@ -531,9 +533,9 @@ class Serving:
         """
         is_open = not self.logs_in and not self.is_demo  # every visitor is the operator
         limits = replace(self.limits, rate=None) if is_open else self.limits
-        given = GivenFiles()
+        given = None
         if isinstance(page, NotedBlocks):
-            page.people, page.given = self.people, given
+            page.people, given = self.people, page.given
         # The proxies that uvicorn trusts; by default every client on this machine.
         os.environ["FORWARDED_ALLOW_IPS"] = ",".join(self.proxies)
         page.launch(

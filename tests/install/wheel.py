@@ -107,7 +107,7 @@ def check_content(wheel: Path) -> None:
     needed = [Requirement(line) for line in metadata.get_all("Requires-Dist", [])]
     always = {one for one in needed if one.marker is None or "extra" not in str(one.marker)}
     assert always == set(read_requirements(requirements_file()))
-    assert metadata.get_all("Provides-Extra") == ["ray", "slurm", "mcp", "track"]
+    assert metadata.get_all("Provides-Extra") == ["ray", "slurm", "mcp", "serve", "track"]
 
 
 def install(wheel: Path, environment: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,23 +14,30 @@ _TOKENS = "https://huggingface.co/settings/tokens"
 
 
 class HubError(FtlabError):
-    """`is_refusal`: the Hub has said no, so nothing was done. Otherwise nobody knows."""
+    """`code` is the HTTP status; `None` if no answer came. `is_refusal`: the Hub has said no, so
+    nothing was done. Otherwise nobody knows."""
 
     def __init__(self, sentence: str, code: int | None) -> None:
         super().__init__(sentence)
+        self.code = code
         self.is_refusal = code is not None and 400 <= code < 500
 
 
 @contextmanager
-def hub_errors(doing: str, token: str) -> Iterator[None]:
-    """Raises `HubError` for any error of huggingface_hub; `doing` is what was asked, as a verb."""
+def hub_errors(
+    doing: str, token: str, sentences: Mapping[int, str] | None = None
+) -> Iterator[None]:
+    """Raises `HubError` for any error of huggingface_hub; `doing` is what was asked, as a verb.
+
+    `sentences` are for a token that is not the environment's, by HTTP status.
+    """
     try:
         yield
     except FtlabError:
         raise
     except Exception as error:
         code = getattr(getattr(error, "response", None), "status_code", None)
-        known = {
+        known = sentences or {
             401: f"The Hub refuses the token (401): set {TOKEN} to a valid one.",
             402: "There is no credit for this job (402): add some at "
             "https://huggingface.co/settings/billing, or choose a cheaper flavor.",

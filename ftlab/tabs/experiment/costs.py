@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from ftlab.basics.cards import Card
 from ftlab.basics.devices import Device, list_devices, resolve_device
 from ftlab.basics.errors import FtlabError, one_line
 from ftlab.basics.locks import TimedSteps
+from ftlab.basics.people import asking
 from ftlab.basics.units import DASH, format_bytes, format_range, format_seconds
 from ftlab.basics.words import shorten
 from ftlab.jobs.inputs import Access
@@ -101,7 +103,7 @@ def _costs_as_known(context: AppContext, request: SweepRequest, ask: Ask) -> Ite
         if not now.time and not unknown:
             return now
         queue = context.store.runs_of_all()  # a prediction takes its time, in which runs go on
-        ahead = seconds_ahead(queue, asked.devices)
+        ahead = seconds_ahead(queue, asked.devices, _count(request))
         left = format_seconds(ahead) if ahead else ""
         return replace(now, ahead=ahead, queue=left, queued=queue_state(queue))
 
@@ -126,19 +128,33 @@ def _not_measured(runs: Sequence[Run], device: Device) -> str:
     return f"The speed of this {name} is not known: it is in use, or could not be measured."
 
 
-def seconds_ahead(runs: Sequence[Run], devices: Sequence[Device]) -> float | None:
-    """Seconds until one of the like devices has done all that waits for it; `None` if it is not
-    known how long that takes."""
+def _count(request: SweepRequest) -> int:
+    """The runs of the sweep, base runs included."""
+    bases = {variant.base_precision for variant in request.variants}
+    return len(request.variants) * len(request.seeds) + len(bases)
+
+
+def seconds_ahead(runs: Sequence[Run], devices: Sequence[Device], count: int) -> float | None:
+    """Seconds until one of the like devices has done what comes before the last of `count` new
+    runs of the person who asks; `None` if it is not known how long that takes.
+
+    People take turns, so at most as many runs of each other person come before them.
+    """
     ours = {device.id for device in devices}
     before = [run for run in runs if run.is_open and not ours.isdisjoint(run.spec.may_use)]
     ids = {run.run_id for run in before}
     left = list[tuple[Run, float]]()
+    turns = Counter[str]()
     for sweep_id in dict.fromkeys(run.spec.sweep_id for run in before):
         view = view_sweep(runs, sweep_id)
         found = None if view is None else seconds_left(view.runs, view.progress)
         if found is None:
             return None
-        left += [(run, seconds) for run, seconds in found if run.run_id in ids]
+        for run, seconds in found:
+            owner = run.spec.owner
+            turns[owner] += run.run_id in ids
+            if run.run_id in ids and (owner == asking().name or turns[owner] <= count):
+                left.append((run, seconds))
     busy = busy_seconds(left)
     return min(busy.get(device, 0.0) for device in ours)
 

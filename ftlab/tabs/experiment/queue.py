@@ -172,10 +172,10 @@ def queue_heading(view: SweepView | None) -> str:
     return heading(title, *([button] if may_cancel else []), sub=_summary(view))
 
 
-def of_others(everyones: Sequence[Run]) -> str:
+def of_others(of_all: Sequence[Run]) -> str:
     """Says how many runs wait or run for other people, who take turns; "" without any."""
     name = asking().name
-    count = sum(run.is_open and run.spec.owner != name for run in everyones) if name else 0
+    count = sum(run.is_open and run.spec.owner != name for run in of_all) if name else 0
     if not count:
         return ""
     verb = "waits or runs" if count == 1 else "wait or run"
@@ -209,7 +209,7 @@ def executed_elsewhere(runs: Sequence[Run], on: str, trouble: str) -> str:
 
 def queue_state(runs: Sequence[Run]) -> str:
     """A tag that changes whenever a run of the folder is queued, gets its expected time, begins or
-    ends, whoever's it is."""
+    ends, of all people."""
     return tag_of(repr(sorted(Counter(_stage(run) for run in runs).items())))
 
 
@@ -479,15 +479,15 @@ class QueueWatch:
             return None
         return grown(self._drawn.get(tag), drawing.tagged, lambda: drawing.figure.plot)
 
-    def _look(self, wanted: str, everyones: list[Run]) -> Shown:
-        runs = seen_runs(everyones)
+    def _look(self, wanted: str, of_all: list[Run]) -> Shown:
+        runs = seen_runs(of_all)
         cancelling = requested_cancels(self._store.folder)
         told = told_devices()  # their use cannot be read from here
         view = view_sweep(runs, wanted, cancelling, self._book.read)
-        problem = self._keeper.keep(everyones)
+        problem = self._keeper.keep(of_all)
         now = Shown(
-            heading=f"{queue_heading(view)}{_hidden_state(everyones)}"
-            + of_others(everyones)
+            heading=f"{queue_heading(view)}{_hidden_state(of_all)}"
+            + of_others(of_all)
             + worked_elsewhere(runs, dispatcher_elsewhere(self._store.folder))
             + executed_elsewhere(runs, where_runs_go(), trouble_of(self._store.folder))
             + field_error([problem] if problem else []),

@@ -15,6 +15,7 @@ import pytest
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.locks import TimedSteps
+from ftlab.basics.people import Person, asked_by
 from ftlab.basics.units import format_seconds
 from ftlab.jobs import sweep_costs
 from ftlab.jobs.launch import checked, enqueue_sweep
@@ -329,7 +330,21 @@ def test_a_sweep_on_two_cards_begins_when_the_first_of_them_is_free(
         queued.complete_spec(replace(queued.spec(), devices=devices))
         write_expected(queued, Expected(train=600))
     runs = RunStore(tmp_path).runs()
-    assert costs.seconds_ahead(runs, TWO_CARDS) == ahead
+    assert costs.seconds_ahead(runs, TWO_CARDS, 1) == ahead
+
+
+def test_of_another_person_no_more_runs_come_before_mine_than_mine_are(tmp_path: Path) -> None:
+    for owner, number in (("ada", 5), ("bob", 2)):
+        with asked_by(Person(owner)):
+            for seed in range(number):
+                queued = make_run(
+                    tmp_path, "lora", "queued", seed=seed, sweep_id=f"20261125-120000-{owner}"
+                )
+                write_expected(queued, Expected(train=600))
+    runs = RunStore(tmp_path).runs()
+    for owner, count, ahead in (("ada", 1, 6), ("bob", 1, 3), ("bob", 4, 6), ("cyd", 3, 5)):
+        with asked_by(Person(owner)):
+            assert costs.seconds_ahead(runs, [CPU], count) == 600 * ahead, (owner, count)
 
 
 def test_a_launch_keeps_what_was_predicted_of_each_run(
@@ -346,7 +361,7 @@ def test_a_launch_keeps_what_was_predicted_of_each_run(
     expected = [one for run in runs if (one := read_expected(run.directory)) is not None]
     assert len(expected) == len(specs) == 4
     assert sum(one.total + one.between for one in expected) == pytest.approx(said["seconds"], 0.01)
-    assert costs.seconds_ahead(runs, [CPU]) == pytest.approx(said["seconds"], 0.01)
+    assert costs.seconds_ahead(runs, [CPU], 1) == pytest.approx(said["seconds"], 0.01)
 
 
 def test_what_was_not_predicted_yet_is_not_kept(request_: SweepRequest, tmp_path: Path) -> None:
