@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,8 +158,6 @@ def test_two_people_bring_the_same_adapter_and_neither_learns_of_the_other(
 
 
 def uploaded_copy(ada: Things, place: Path) -> Path:
-    import shutil
-
     folder = place / "adapter"
     shutil.copytree(ada.done.adapter, folder)
     for name in ("record.json", "pane.json"):
@@ -186,8 +186,6 @@ def test_the_same_packed_sweep_is_opened_by_each_without_a_word_about_the_other(
 
 
 def test_a_packed_sweep_says_nothing_of_who_made_it(tmp_path: Path, ada: Things) -> None:
-    import zipfile
-
     with zipfile.ZipFile(tmp_path / "packed.zip") as archive:
         for name in archive.namelist():
             assert b'"owner"' not in archive.read(name)

@@ -21,6 +21,7 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from ftlab.basics.bearer import read_tokens
+from ftlab.basics.files import assets_folder
 from ftlab.basics.people import Person, asked_by
 from ftlab.jobs.inputs import Access
 from ftlab.methods.variant import Variant
@@ -102,8 +103,6 @@ def make_things(runs: Path, elsewhere: Path) -> Things:
 
 
 def write_adapter(folder: Path) -> None:
-    from ftlab.basics.files import assets_folder
-
     shutil.copytree(assets_folder() / "adapters" / "sql", folder)
 
 
