@@ -27,11 +27,15 @@ PRELUDE = """
 import json, os, sys, time, pathlib, signal
 from ftlab.basics.processes import start_time
 run = pathlib.Path(sys.argv[1])
-with open(run / "metrics.jsonl", "a") as f:
-    f.write(json.dumps({"event": "start", "pid": os.getpid(),
-                        "process_started": start_time(os.getpid())}) + "\\n")
+def put(file, text):  # whole, as a worker does: a test may look at any moment
+    part = file.with_name(file.name + ".part")
+    part.write_text(text)
+    os.replace(part, file)
+metrics = run / "metrics.jsonl"
+start = {"event": "start", "pid": os.getpid(), "process_started": start_time(os.getpid())}
+put(metrics, (metrics.read_text() if metrics.exists() else "") + json.dumps(start) + "\\n")
 def finish(**more):
-    (run / "result.json").write_text(json.dumps({"status": "done"} | more))
+    put(run / "result.json", json.dumps({"status": "done"} | more))
 """
 DONE = PRELUDE + "finish()"
 SLOW = PRELUDE + "time.sleep(60)"
