@@ -8,7 +8,9 @@ twice as long with few rows.
 
 from __future__ import annotations
 
+import weakref
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,26 +27,44 @@ _SMALLEST, _FEWEST_OUTPUTS = 1 << 15, 16
 otherwise."""
 
 
-class LaidOut:
-    """A weight (outputs, inputs) in oneDNN's layout; copies of a model share it."""
+WITH_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names of layers of one parent that get the same input in most architectures. Where their inputs
+differ, each of them computes the product of all, which is right but slower."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self._of = weight, weight.data_ptr(), weight._version
+
+class LaidOut:
+    """Weights (outputs, inputs) in oneDNN's layout, as one; copies of a model share it.
+
+    Of several weights the product is computed at the first layer that asks with an input, and the
+    others take their part of it: with few rows the threads wait for each other at every product for
+    as long as a small one takes. Nothing is kept once every layer has its part.
+    """
+
+    def __init__(self, *weights: Tensor) -> None:
+        self._of = [(weight, weight.data_ptr(), weight._version) for weight in weights]
+        self._numbers = {id(weight): number for number, weight in enumerate(weights)}
+        self._ends = list(accumulate(map(len, weights), initial=0))
+        joined = weights[0].detach() if len(weights) == 1 else torch.cat(weights).detach()
         self._weight: Tensor | None
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(joined, _ROWS)
+        self._input: weakref.ref[Tensor] | None = None
+        self._served: set[int] = set()
+        self.kept: Tensor | None = None
 
     def free(self) -> None:
         """Frees the layout, for all copies that share it."""
-        self._weight = None
+        self._weight = self.kept = None
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether it was made of that tensor, which was not changed since, and not freed.
 
         What is written by way of the tensor's `data` is not noticed.
         """
-        of, place, version = self._of
-        is_same = weight is of and weight.data_ptr() == place and weight._version == version
-        return is_same and self._weight is not None
+        number = self._numbers.get(id(weight))
+        if number is None or self._weight is None:
+            return False
+        of, place, version = self._of[number]
+        return weight is of and weight.data_ptr() == place and weight._version == version
 
     def linear(self, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `torch.nn.functional.linear`, by the layout where that is possible.
@@ -59,15 +79,30 @@ class LaidOut:
             and not torch.is_autocast_enabled("cpu")
             and self.is_of(weight)
         ):
-            return self.product(given, bias)
+            if len(self._of) == 1:
+                return self.product(given, bias)
+            if bias is None:  # it was when the weights were joined
+                return self._part(given, self._numbers[id(weight)])
         return functional.linear(given, weight, bias)
 
     def product(self, given: Tensor, bias: Tensor | None) -> Tensor:
-        """As `torch.nn.functional.linear`, all of one dtype. Has no gradient."""
+        """The product of all weights with `given`, all of one dtype. Has no gradient."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
             given, self._weight, bias, "none", [], ""
         )
         return found
+
+    def _part(self, given: Tensor, number: int) -> Tensor:
+        """The outputs of one weight: a view of those of all."""
+        known = self._input() if self._input is not None else None
+        if self.kept is None or known is not given or number in self._served:
+            self._input, self.kept = weakref.ref(given), self.product(given, None)
+            self._served = set()
+        part = self.kept[..., self._ends[number] : self._ends[number + 1]]
+        self._served.add(number)
+        if len(self._served) == len(self._of):
+            self.kept = None
+        return part
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LaidOut:
         return self
@@ -92,13 +127,29 @@ def lay_out(model: nn.Module, room: int) -> int:
     Returns the bytes they take.
     """
     taken = 0
-    for layer in _of_kind(model, nn.Linear):
-        fits = taken + layer.weight.nbytes <= room
-        if fits and _is_plain(layer) and can_lay_out(layer.weight):
-            layer.__class__ = LaidOutLinear
-            layer.laid_out = LaidOut(layer.weight)
-            taken += layer.weight.nbytes
+    for layers in _with_same_input(model):
+        weights = [layer.weight for layer in layers]
+        size = sum(weight.nbytes for weight in weights)
+        if taken + size <= room:
+            laid_out = LaidOut(*weights)
+            for layer in layers:
+                layer.__class__ = LaidOutLinear
+                layer.laid_out = laid_out
+            taken += size
     return taken
+
+
+def _with_same_input(model: nn.Module) -> list[list[Any]]:
+    """The layers that can be laid out, those together whose products can be computed as one."""
+    found: dict[object, list[Any]] = {}
+    for path, layer in model.named_modules():
+        if type(layer) is nn.Linear and _is_plain(layer) and can_lay_out(layer.weight):
+            parent, _, name = path.rpartition(".")
+            names = next((names for names in WITH_SAME_INPUT if name in names), ())
+            joins = bool(names) and layer.bias is None
+            group = (parent, names, layer.in_features, layer.weight.dtype) if joins else path
+            found.setdefault(group, []).append(layer)
+    return list(found.values())
 
 
 def free_layout(model: nn.Module) -> bool:

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftlab.models.laid_out import LaidOutLinear
+from ftlab.models.laid_out import WITH_SAME_INPUT, LaidOutLinear
 from ftlab.playground.attach import LowRank, Pair, clone_on_same_weights, is_quantised
 
 Widths = tuple[tuple[int, ...], ...]
@@ -116,11 +116,6 @@ class RowAdapters:
         return 1 + next(i for i, known in enumerate(self.adapters) if known is adapter)
 
 
-_WITH_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Names of layers of one parent that get the same input in most architectures. Where their inputs
-differ, each of them computes the h of all, which is right but slower."""
-
-
 class SharedDown:
     """h = x [A1 A2 …], masked, of layers that get the same input: computed at the first of them.
 
@@ -203,10 +198,10 @@ class RowLinear(nn.Module):
         self.added = added
 
     def forward(self, x: Tensor) -> Tensor:
-        flat, weight = x.reshape(-1, self.in_features), self.weight.t()
         if self.laid_out is not None:
-            output = self.laid_out.linear(flat, self.weight, self.bias)
-        elif self.bias is None:
+            return self.added.to(self.laid_out.linear(x, self.weight, self.bias), x)
+        flat, weight = x.reshape(-1, self.in_features), self.weight.t()
+        if self.bias is None:
             output = torch.mm(flat, weight)
         else:
             output = torch.addmm(self.bias, flat, weight)
@@ -222,7 +217,7 @@ def together(model: nn.Module, layers: Layers, batch: _Batch) -> None:
     for path in [path for path, _ in model.named_modules() if path in layers]:  # as they compute
         pairs = layers[path]
         parent, _, name = path.rpartition(".")
-        group = next((names for names in _WITH_SAME_INPUT if name in names), name)
+        group = next((names for names in WITH_SAME_INPUT if name in names), name)
         layer = model.get_submodule(path)
         width = next(pair.a.shape[1] for pair in pairs if pair)
         added = _Added(shared.setdefault((parent, group, width), SharedDown(batch)), pairs)

@@ -147,6 +147,71 @@ def test_gradients_are_those_of_plain_products(model: nn.Sequential) -> None:
     assert all(torch.equal(a, b) for a, b in zip(gradients(), expected, strict=True))
 
 
+class Attention(nn.Module):
+    """The layers of a block that get the same input, by the names of most architectures."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj = nn.Linear(*WIDE, bias=False, dtype=dtype)
+        self.k_proj = nn.Linear(WIDE[0], 104, bias=False, dtype=dtype)
+        self.v_proj = nn.Linear(WIDE[0], 104, bias=False, dtype=dtype)
+
+    def forward(self, *inputs: Tensor) -> list[Tensor]:
+        """Each layer's output for its input."""
+        return [layer(one) for layer, one in zip(self.children(), inputs, strict=True)]
+
+
+@bf16_products
+@pytest.mark.parametrize("rows", [1, 5, 64, 300])
+def test_layers_with_the_same_input_are_one_product_with_the_same_outputs(rows: int) -> None:
+    block = Attention(torch.bfloat16)
+    one = given(rows)
+    with torch.inference_mode():
+        expected = block(one, one, one)
+        assert lay_out(block, PLENTY) == 2 * WIDE[0] * (WIDE[1] + 208)
+        laid_out = block.q_proj.laid_out
+        assert block.k_proj.laid_out is block.v_proj.laid_out is laid_out
+        for _ in range(2):
+            found = block(one, one, one)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+            assert found[0].data_ptr() + 2 * WIDE[1] == found[1].data_ptr(), "not one product"
+            assert laid_out.kept is None
+
+
+@bf16_products
+def test_layers_whose_inputs_differ_after_all_have_their_own_outputs() -> None:
+    block = Attention(torch.bfloat16)
+    inputs = [given(5), given(5) * 2, given(6)]
+    with torch.inference_mode():
+        expected = block(*inputs)
+        lay_out(block, PLENTY)
+        for _ in range(2):
+            found = block(*inputs)
+            assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@bf16_products
+def test_of_layers_with_one_product_a_changed_one_is_multiplied_by_itself() -> None:
+    block = Attention(torch.bfloat16)
+    one = given(5)
+    with torch.no_grad():
+        expected = block(one, one, one)
+        lay_out(block, PLENTY)
+        block.k_proj.weight.zero_()
+        block.v_proj.bias = nn.Parameter(torch.ones(104, dtype=torch.bfloat16))
+        q, k, v = block(one, one, one)
+    assert torch.equal(q, expected[0])
+    assert not k.any()
+    assert torch.allclose(v, expected[2] + 1, atol=0.02)
+
+
+@bf16_products
+def test_layers_with_the_same_input_are_laid_out_together_or_not_at_all() -> None:
+    block = Attention(torch.bfloat16)
+    assert lay_out(block, 2 * WIDE[0] * (WIDE[1] + 208) - 1) == 0
+
+
 def test_small_weights_other_dtypes_and_other_devices_are_left_as_they_are() -> None:
     model = nn.Sequential(
         nn.Linear(16, 16, dtype=torch.bfloat16),
