@@ -9,6 +9,7 @@ twice as long with few rows.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -32,28 +33,50 @@ WITH_SAME_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 differ, each of them computes the product of all, which is right but slower."""
 
 
+class SharedProduct:
+    """A product that several layers have parts of, computed at the first that asks with an input.
+
+    Nothing is kept of an input once every layer has its part: of a long prompt, both are large.
+    """
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        """`widths` are the columns of each layer's part."""
+        self._ends = list(accumulate(widths, initial=0))
+        self._served: set[int] = set()
+        self._input: weakref.ref[Tensor] | None = None
+        self.kept: Tensor | None = None
+
+    def part(self, number: int, given: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """That layer's columns of the product of `given`, a view of those of all."""
+        known = self._input() if self._input is not None else None
+        if self.kept is None or known is not given or number in self._served:
+            self._input, self.kept, self._served = weakref.ref(given), compute(given), set()
+        columns = self.kept[..., self._ends[number] : self._ends[number + 1]]
+        self._served.add(number)
+        if len(self._served) == len(self._ends) - 1:
+            self.kept = None
+        return columns
+
+
 class LaidOut:
     """Weights (outputs, inputs) in oneDNN's layout, as one; copies of a model share it.
 
     Of several weights the product is computed at the first layer that asks with an input, and the
     others take their part of it: with few rows the threads wait for each other at every product for
-    as long as a small one takes. Nothing is kept once every layer has its part.
+    as long as a small one takes.
     """
 
     def __init__(self, *weights: Tensor) -> None:
         self._of = [(weight, weight.data_ptr(), weight._version) for weight in weights]
         self._numbers = {id(weight): number for number, weight in enumerate(weights)}
-        self._ends = list(accumulate(map(len, weights), initial=0))
+        self.shared = SharedProduct([len(weight) for weight in weights])
         joined = weights[0].detach() if len(weights) == 1 else torch.cat(weights).detach()
         self._weight: Tensor | None
         self._weight = torch.ops.mkldnn._reorder_linear_weight(joined, _ROWS)
-        self._input: weakref.ref[Tensor] | None = None
-        self._served: set[int] = set()
-        self.kept: Tensor | None = None
 
     def free(self) -> None:
         """Frees the layout, for all copies that share it."""
-        self._weight = self.kept = None
+        self._weight = self.shared.kept = None
 
     def is_of(self, weight: Tensor) -> bool:
         """Whether it was made of that tensor, which was not changed since, and not freed.
@@ -81,28 +104,16 @@ class LaidOut:
         ):
             if len(self._of) == 1:
                 return self.product(given, bias)
-            if bias is None:  # it was when the weights were joined
-                return self._part(given, self._numbers[id(weight)])
+            if bias is None:  # no layer had one when the weights were joined
+                return self.shared.part(self._numbers[id(weight)], given, self.product)
         return functional.linear(given, weight, bias)
 
-    def product(self, given: Tensor, bias: Tensor | None) -> Tensor:
+    def product(self, given: Tensor, bias: Tensor | None = None) -> Tensor:
         """The product of all weights with `given`, all of one dtype. Has no gradient."""
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
             given, self._weight, bias, "none", [], ""
         )
         return found
-
-    def _part(self, given: Tensor, number: int) -> Tensor:
-        """The outputs of one weight: a view of those of all."""
-        known = self._input() if self._input is not None else None
-        if self.kept is None or known is not given or number in self._served:
-            self._input, self.kept = weakref.ref(given), self.product(given, None)
-            self._served = set()
-        part = self.kept[..., self._ends[number] : self._ends[number + 1]]
-        self._served.add(number)
-        if len(self._served) == len(self._of):
-            self.kept = None
-        return part
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LaidOut:
         return self

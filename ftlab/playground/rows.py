@@ -14,7 +14,6 @@ used, and so its rounding, depends on the shape anyway.
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ftlab.models.laid_out import WITH_SAME_INPUT, LaidOutLinear
+from ftlab.models.laid_out import WITH_SAME_INPUT, LaidOutLinear, SharedProduct
 from ftlab.playground.attach import LowRank, Pair, clone_on_same_weights, is_quantised
 
 Widths = tuple[tuple[int, ...], ...]
@@ -119,42 +118,30 @@ class RowAdapters:
 class SharedDown:
     """h = x [A1 A2 …], masked, of layers that get the same input: computed at the first of them.
 
-    `add` is called for each layer, then `join` once. Of an input nothing is kept once every layer
-    has its h: of a long prompt, both are large.
+    `add` is called for each layer, then `join` once.
     """
 
     def __init__(self, batch: _Batch) -> None:
         self._batch = batch
         self._parts: list[Tensor] = []
         self._widths: Widths = ()
-        self._ends: list[int] = [0]
-        self._served: set[int] = set()
-        self._input: weakref.ref[Tensor] | None = None
-        self.kept: Tensor | None = None
 
     def add(self, pairs: Sequence[Pair | None]) -> int:
         """Returns the number of that layer."""
         self._parts += [pair.a for pair in pairs if pair]
         widths = tuple(len(pair.a) if pair else 0 for pair in pairs)
         self._widths += (widths,)
-        self._ends.append(self._ends[-1] + sum(widths))
-        return len(self._ends) - 2
+        return len(self._widths) - 1
 
     def join(self) -> None:
         self._down = torch.cat(self._parts).t().contiguous()
         self._parts.clear()
+        self.product = SharedProduct([sum(of_layer) for of_layer in self._widths])
 
     def of(self, layer: int, x: Tensor) -> Tensor:
         """Returns that layer's h, (rows * length, its ranks), for the input `x`, (rows, length,
         width) or (rows * length, width). Raises `RuntimeError` for another number of rows."""
-        known = self._input() if self._input is not None else None
-        if self.kept is None or known is not x or layer in self._served:
-            self._input, self.kept, self._served = weakref.ref(x), self._masked(x), set()
-        h = self.kept[:, self._ends[layer] : self._ends[layer + 1]]
-        self._served.add(layer)
-        if len(self._served) == len(self._ends) - 1:
-            self.kept = None
-        return h
+        return self.product.part(layer, x, self._masked)
 
     def _masked(self, x: Tensor) -> Tensor:
         _check(x, self._batch)

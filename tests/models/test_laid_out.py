@@ -176,7 +176,7 @@ def test_layers_with_the_same_input_are_one_product_with_the_same_outputs(rows: 
             found = block(one, one, one)
             assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
             assert found[0].data_ptr() + 2 * WIDE[1] == found[1].data_ptr(), "not one product"
-            assert laid_out.kept is None
+            assert laid_out.shared.kept is None
 
 
 @bf16_products

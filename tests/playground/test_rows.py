@@ -196,7 +196,7 @@ def test_of_a_long_prompt_nothing_is_kept_when_all_its_layers_have_read_it(
     read = weakref.ref(prompt)
     del prompt
     assert read() is None
-    assert attention.q_proj.added.shared.kept is None
+    assert attention.q_proj.added.shared.product.kept is None
 
 
 def test_a_layer_of_another_kind_or_one_that_was_changed_gets_a_hook(

@@ -29,7 +29,7 @@ def hub_errors(
 ) -> Iterator[None]:
     """Raises `HubError` for any error of huggingface_hub; `doing` is what was asked, as a verb.
 
-    `sentences` are for a token that is not the environment's, by HTTP status.
+    `sentences`, by HTTP status, replace the usual ones, which speak of the environment's token.
     """
     try:
         yield
