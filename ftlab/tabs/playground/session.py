@@ -283,6 +283,11 @@ class Session:
     doubts: dict[str, str] = field(default_factory=dict)
     vouched: frozenset[str] = frozenset()
 
+    @property
+    def selection(self) -> tuple[object, ...]:
+        """Compares equal while the same panes are chosen and the same is said of their bases."""
+        return tuple(pane.name for pane in self.panes), dict(self.doubts), self.vouched
+
     def shown(self) -> list[Pane]:
         """Returns the panes in page order; during a blind vote with letters instead of names."""
         panes = [self._with_base(self.panes[pane]) for pane in self.order]

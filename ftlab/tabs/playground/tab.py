@@ -232,7 +232,8 @@ def _wire_choice(
     ) -> list[Any]:  # fmt: skip
         """Shows the panes of an address, else the chosen ones; in one answer, which is drawn once.
 
-        `had_runs` is `None` at first: what the page was built with is no visitor's selection.
+        `had_runs` is `None` at first: what the page was built with is no visitor's selection. Later
+        the answers are left alone where the panes stay: an answer that ends meanwhile is newer.
         """
         if is_being_answered(asked):
             return [gr.skip()] * len(entered)
@@ -258,10 +259,13 @@ def _wire_choice(
             engine_html(context.playground),
             gr.update(visible=_may_unload(context)),
             *_choosers(now),
-            *take(session, now.model, count, *now.panes),
+            *take(session, now.model, count, *now.panes, is_first=had_runs is None),
         ]
 
-    def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
+    def take(
+        session: Session, model: str, count: int, *chosen: str | None, is_first: bool = False
+    ) -> list[Any]:
+        before = session.selection
         session = choose(session, chosen[:count], context.runs_folder)
         judge_bases(session, model)
         sources = [pane.source for pane in session.panes if pane.source is not None]
@@ -271,9 +275,11 @@ def _wire_choice(
         columns = [gr.update(visible=p < len(chosen[:count])) for p in range(MAX_PANES)]
         uploaded = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
         texts = [prompt.text for prompt in found]
-        judged = [*_vouchers(context, session), *_shown(session)]
+        is_drawn = session.selection == before and not is_first
+        updates = [*_vouchers(context, session), *_shown(session)]
+        updates = [gr.skip()] * len(judged) if is_drawn else updates
         address = panes_address(chosen[:count])
-        return [session, texts, uploaded, address, *buttons, *columns, *judged]
+        return [session, texts, uploaded, address, *buttons, *columns, *updates]
 
     def chosen_again(model: str, wanted: Sequence[str | None]) -> list[Any]:
         return _choosers(setup(context.store.runs(), context.runs_folder, model, wanted))

@@ -13,6 +13,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.playground.panes import BASE, uploaded_sources
+from ftlab.playground.requests import MAX_PANES
 from ftlab.records.store import RunStore
 from ftlab.tabs.address import read_address
 from ftlab.tabs.context import Asked, Links, taken
@@ -122,6 +123,29 @@ def test_opening_the_tab_again_keeps_what_the_link_opened(tab: Tab, tmp_path: Pa
         again = tab.open(None, panes, had_runs=tab.had_runs)
         assert again == (*panes, *[""] * (6 - len(panes)))
     assert tab.open("base,shipped:sql", (BASE, "shipped:sql", "adapter:x"), True)[2] == ""
+
+
+def test_the_tab_opened_again_redraws_no_answer_while_the_panes_stay(tab: Tab) -> None:
+    """What it would draw may be older than an answer that ended meanwhile."""
+    (function,) = (fn for fn in tab.page.fns.values() if fn.name == "enter")
+    drawn = [
+        place
+        for place, part in enumerate(function.outputs)
+        if str(part.elem_id).startswith(("pg-answer-", "pg-file"))
+    ]
+    assert len(drawn) == MAX_PANES + 2
+
+    session, chosen, two = Session(), [BASE, *SHIPPED, "", ""], [BASE, "shipped:sql", *[""] * 4]
+    enter = function.fn
+    first, again, other, nobody = (
+        enter(None, None, session, BUNDLED_ID, 4, *chosen),
+        enter(None, False, session, BUNDLED_ID, 4, *chosen),
+        enter(None, False, session, BUNDLED_ID, 2, *two),
+        enter(Asked("gone"), None, Session(), BUNDLED_ID, 4, *chosen),
+    )
+    assert all(again[place] == gr.skip() for place in drawn)
+    for updates in (first, other, nobody):
+        assert all(updates[place] != gr.skip() for place in drawn)
 
 
 def test_the_first_time_without_a_link_has_the_first_panes_and_a_link_to_them_changes_nothing(
