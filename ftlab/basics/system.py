@@ -53,6 +53,20 @@ def read_proc(name: str, proc: Path | None = None) -> str | None:
         return None
 
 
+def core_waits() -> list[float] | None:
+    """Seconds so far that each thread of this process was ready and had no core to run on.
+
+    `None` if the kernel does not count them (Linux: /proc/PID/task/TID/schedstat).
+    """
+    try:
+        threads = os.listdir(PROC / "self/task")
+    except OSError:
+        return None
+    found = [(read_proc(f"self/task/{thread}/schedstat") or "").split() for thread in threads]
+    waits = [int(words[1]) / 1e9 for words in found if len(words) == 3]
+    return waits or None
+
+
 def status_bytes(key: str, pid: int | str = "self", proc: Path | None = None) -> int | None:
     """A memory size of a process from /proc/PID/status ("VmRSS", "VmHWM", "VmData"), in bytes."""
     for line in (read_proc(f"{pid}/status", proc) or "").splitlines():

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
     cores = usable_cores()
     with listening(name) as listener:  # until `listen`, connections are refused
         code = ready.code()
-        prepare_for_libraries(CPU)
+        prepare_for_libraries(CPU, forks=True)
         run_worker.import_libraries()
         if ready.code() != code:
             return 1  # it may have imported files of two versions

@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 
 from ftlab.basics.devices import show_only, usable_cores
 from ftlab.methods.peft_rules import match_without_backtracking
+from ftlab.models import openmp
 
 CPU_SETTINGS = {
     # oneDNN caches packed buffers for the last 1024 shapes by default. They would count as memory
     # of the method; with 8, LoRA's peak fell by 100 MB and no step was slower.
     "LRU_CACHE_CAPACITY": "8",
-    # A waiting thread yields its core after some microseconds. By default it spins for
-    # milliseconds, which costs most when another process uses the core of the other thread.
-    "GOMP_SPINCOUNT": "1000",
+    # See there: it also says what a process does with it while others use its cores.
+    "GOMP_SPINCOUNT": str(openmp.spins()),
 }
 """CPU settings, chosen by measurement (docs/performance.md); the user's own values win."""
 
@@ -58,8 +58,11 @@ def _environment(prefixes: tuple[str, ...]) -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 
-def prepare_for_libraries(device_id: str) -> None:
-    """Configures torch, related libraries and PEFT's layer name matching; call before imports."""
+def prepare_for_libraries(device_id: str, forks: bool = False) -> None:
+    """Configures torch, related libraries and PEFT's layer name matching; call before imports.
+
+    A process that `forks` gets no thread: a forked process would miss it.
+    """
     usable_cores()
     show_only(device_id)
     for name, value in GPU_SETTINGS.items():
@@ -68,6 +71,9 @@ def prepare_for_libraries(device_id: str) -> None:
     for name, value in CPU_SETTINGS.items():
         if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # else overrides it
             os.environ.setdefault(name, value)
+    is_ours = os.environ.get("GOMP_SPINCOUNT") == CPU_SETTINGS["GOMP_SPINCOUNT"]
+    if is_ours and "OMP_WAIT_POLICY" not in os.environ and not forks:
+        openmp.yield_cores()
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     # On a CPU with AVX512-BF16 it asks for a package that would load its kernels from the Hub.

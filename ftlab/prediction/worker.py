@@ -189,7 +189,7 @@ def _write(file: int, data: bytes) -> None:
 
 def _predictor() -> Answer:
     """Imports the predictor, and the modules that it imports at the first question."""
-    prepare_for_libraries("cpu")
+    prepare_for_libraries("cpu", forks=True)
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.filterwarnings("ignore")
     with lasting_imports():

@@ -19,6 +19,7 @@ from typing import cast
 from ftlab.basics.devices import cpu_count
 from ftlab.methods.peft_rules import match_without_backtracking
 from ftlab.models.libraries import lasting_imports
+from ftlab.models.openmp import yield_cores
 from ftlab.records.result import AnswerWay
 from ftlab.records.run import RunDirectory
 
@@ -41,6 +42,7 @@ def main(arguments: list[str]) -> int:
         spec = directory.spec()
         device = torch_device(spec.device)
         torch.set_num_threads(cpu_count())
+        yield_cores()
         if spec.memory_limit is not None:
             memory.hold_to(spec.memory_limit, device)
         given = json.loads(answering.request_file(directory).read_bytes())

@@ -30,7 +30,7 @@ from ftlab.basics.devices import cpu_count, usable_cores
 from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id
-from ftlab.basics.system import load_average, read_proc
+from ftlab.basics.system import core_waits, load_average, read_proc
 from ftlab.models.libraries import cpu_settings, gpu_settings, installed_versions
 from ftlab.models.loading import capability_of
 from ftlab.records.run import write_atomically
@@ -220,18 +220,9 @@ def waited_seconds() -> float | None:
     """Returns the seconds so far that threads of this process waited for a free core.
 
     This is the maximum over the threads, because the threads of one matrix product wait for each
-    other. `None` if the kernel does not count it (Linux: /proc/PID/task/TID/schedstat).
+    other. `None` if the kernel does not count it.
     """
-    try:
-        threads = os.listdir("/proc/self/task")
-    except OSError:
-        return None
-    longest: float | None = None
-    for thread in threads:
-        words = (read_proc(f"self/task/{thread}/schedstat") or "").split()
-        if len(words) == 3:
-            longest = max(longest or 0.0, int(words[1]) / 1e9)
-    return longest
+    return max(core_waits() or (), default=None)
 
 
 def since(before: float | None, now: float | None) -> float | None:

@@ -12,6 +12,7 @@ from importlib.util import find_spec
 import pytest
 
 from ftlab.basics.processes import ALLOCATOR_SETTINGS, python_environment, worker_environment
+from ftlab.models import openmp
 from ftlab.models.libraries import (
     CPU_SETTINGS,
     cpu_settings,
@@ -21,11 +22,14 @@ from ftlab.models.libraries import (
 
 
 @pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Puts the environment back after the test, whatever it did."""
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Puts the environment back after the test, whatever it did. Returns the threads started."""
+    found: list[str] = []
+    monkeypatch.setattr(openmp, "yield_cores", lambda: found.append("cores"))
     monkeypatch.setattr(os, "environ", os.environ.copy())
     for name in (*CPU_SETTINGS, *ALLOCATOR_SETTINGS, "OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         os.environ.pop(name, None)
+    return found
 
 
 def test_the_settings_chosen_by_measurement_are_set_and_recorded() -> None:
@@ -47,6 +51,21 @@ def test_the_users_omp_wait_policy_is_kept() -> None:
     prepare_for_libraries("cpu")
     assert cpu_settings()["OMP_WAIT_POLICY"] == "ACTIVE"
     assert "GOMP_SPINCOUNT" not in cpu_settings()
+
+
+@pytest.mark.parametrize("own", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_waiting_threads_follow_the_load_unless_the_process_forks_or_the_user_decides(
+    own: str, started: list[str]
+) -> None:
+    if own:
+        os.environ[own] = "7"
+    prepare_for_libraries("cpu", forks=True)
+    assert not started
+    prepare_for_libraries("cpu")
+    assert started == ([] if own else ["cores"])
+    del started[:]
+    prepare_for_libraries("cpu")  # a process that it starts has the same environment
+    assert started == ([] if own else ["cores"])
 
 
 def test_bitsandbytes_does_not_ask_for_kernels_of_the_hub() -> None:
