@@ -108,6 +108,13 @@ def limit_data(size: int | None, *, for_good: bool = False) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (size, size if for_good else hard))
 
 
+def data_is_limited() -> bool:
+    """Whether this process's private data is limited, as by `limit_data`."""
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY
+
+
 def load_average() -> float | None:
     """The load average of the last minute; `None` where the system does not provide it."""
     try:

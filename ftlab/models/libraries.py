@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ftlab.basics.devices import show_only, usable_cores
+from ftlab.basics.devices import CPU, show_only, usable_cores
 from ftlab.methods.peft_rules import match_without_backtracking
 from ftlab.models import openmp
 
@@ -71,8 +71,7 @@ def prepare_for_libraries(device_id: str, forks: bool = False) -> None:
     for name, value in CPU_SETTINGS.items():
         if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # else overrides it
             os.environ.setdefault(name, value)
-    is_ours = os.environ.get("GOMP_SPINCOUNT") == CPU_SETTINGS["GOMP_SPINCOUNT"]
-    if is_ours and "OMP_WAIT_POLICY" not in os.environ and not forks:
+    if device_id == CPU and not forks:
         openmp.yield_cores()
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
+import os
 import subprocess
 import time
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from ftlab.basics.devices import Device, cpu_count
 from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import DeviceLock, FileLock, holding
 from ftlab.basics.processes import boot_id, module_command, worker_environment
+from ftlab.models.libraries import CPU_SETTINGS, cpu_settings
 from ftlab.prediction.duration import Rates
 from ftlab.records.run import write_atomically
 
@@ -120,6 +122,7 @@ def _key(device: Device) -> str:
         facts = [
             boot_id(), device.kind, device.label, device.capability, cpu_count(),
             importlib.metadata.version("torch"), [rate.name for rate in fields(Rates)],
+            (CPU_SETTINGS | cpu_settings())["GOMP_SPINCOUNT"], os.environ.get("OMP_WAIT_POLICY"),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
     return ""

@@ -26,7 +26,7 @@ import psutil
 import torch
 
 from ftlab.basics import nvml
-from ftlab.basics.devices import cpu_count, usable_cores
+from ftlab.basics.devices import busy_seconds, cpu_count
 from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id
@@ -91,6 +91,10 @@ QUIET_LOAD = 0.05
 """A machine is quiet if other processes use at most this share of the cores. It was 0 on an idle
 machine, and 7 % of two cores beside a process that uses 25 % of one."""
 
+MOST_SLEPT = 0.1
+"""A training is disturbed if threads slept in a larger share of its steps, which take up to 1.6
+times as long."""
+
 FEWEST_STEPS = 8  # to distinguish quiet steps from others
 _SECONDS_BETWEEN_LOOKS = 0.5
 _LEAST_SHARE = 5  # percent of a card's multiprocessors: a desktop uses less
@@ -114,13 +118,15 @@ class Disturbance:
     """What disturbed a training, as recorded in its result.
 
     `own` and `others` are shares of the cores that this process may use. `card` is a sentence about
-    other work on the GPU; "" if there was none.
+    other work on the GPU; "" if there was none. `slept` is the share of the steps in which threads
+    slept between operators to leave the cores to others (`ftlab.models.openmp`).
     """
 
     own: float
     others: float
     slowdowns: tuple[Slowdown, ...] = ()
     card: str = ""
+    slept: float = 0.0
 
     @property
     def worst(self) -> Slowdown | None:
@@ -129,13 +135,15 @@ class Disturbance:
 
     @property
     def is_disturbed(self) -> bool:
-        return bool(self.card) or (self.worst is not None and self.worst.times > SLOWER)
+        is_slower = self.worst is not None and self.worst.times > SLOWER
+        return bool(self.card) or is_slower or self.slept > MOST_SLEPT
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing besides the training slowed it; the machine itself may be slower."""
         inside = [found.times for found in self.slowdowns if found.by != BY_OTHER_RUNS]
-        return not self.card and self.others <= QUIET_LOAD and max(inside, default=1) <= SLOWER
+        is_alone = not self.card and not self.slept and self.others <= QUIET_LOAD
+        return is_alone and max(inside, default=1) <= SLOWER
 
     @property
     def sentence(self) -> str:
@@ -148,6 +156,8 @@ class Disturbance:
                 f"training took {self.worst.times:.2f} times as long as {self.worst.by} "
                 f"(other processes used {self.others:.0%} of the cores)"
             )
+        if self.slept > MOST_SLEPT:
+            parts.append(f"in {self.slept:.0%} of the steps threads left the cores to others")
         if self.card:
             parts.append(self.card)
         return f"Times are too long: {'; '.join(parts)}."
@@ -206,13 +216,13 @@ class LoadMeter:
     def __init__(self) -> None:
         self._wall = time.perf_counter()
         self._own = time.process_time()
-        self._all = _busy_seconds()
+        self._all = busy_seconds()
 
     def read(self) -> tuple[float, float]:
         """Returns `(own, others)`: shares of the allowed cores used by this process and others."""
         wall = (time.perf_counter() - self._wall) * cpu_count()
         own = time.process_time() - self._own
-        busy = _busy_seconds() - self._all
+        busy = busy_seconds() - self._all
         return own / wall, max(0.0, busy - own) / wall
 
 
@@ -287,23 +297,14 @@ def _without_own(busy: dict[int, int]) -> set[int]:
     return {pid for pid, share in busy.items() if pid != own and share >= _LEAST_SHARE}
 
 
-def _busy_seconds() -> float:
-    """Returns the busy time of the cores that this process may use, by any process."""
-    cores = psutil.cpu_times(percpu=True)
-    return sum(_busy(cores[number]) for number in usable_cores() if number < len(cores))
-
-
-def _busy(times: Any) -> float:
-    idle = times.idle + getattr(times, "iowait", 0.0)
-    return float(sum(times) - idle - getattr(times, "guest", 0.0))  # user time includes guest time
-
-
 MOST_STEPS = 500
 """How many different steps are stored; the oldest are dropped."""
 
 RATES_OF_A_STEP = 5
 _MOST_BYTES = 1 << 20
-_FACTS = ("device", "uuid", "threads", "packages", "model_hash", "data_hash", "attention")
+_FACTS = (
+    "device", "uuid", "threads", "packages", "settings", "model_hash", "data_hash", "attention",
+)  # fmt: skip
 
 
 class KeptRates:

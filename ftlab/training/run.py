@@ -639,7 +639,13 @@ def _disturbance(
     slowdowns = slowdowns_of(seconds, steps.work, steps.waited, rates.rate(step))
     own, others = load.read()
     other_ranks = sum(record.ranks.gathered(own)) - own  # they are no other work
-    found = Disturbance(own + other_ranks, max(0.0, others - other_ranks), slowdowns, card.sentence)
+    found = Disturbance(
+        own + other_ranks,
+        max(0.0, others - other_ranks),
+        slowdowns,
+        card.sentence,
+        sum(steps.slept) / max(1, len(steps.slept)),
+    )
     if record.ranks.is_first and found.is_quiet and len(seconds) > FEWEST_STEPS:
         rates.keep(step, sum(seconds[1:]) / sum(steps.work[1:]))
     return found

@@ -40,6 +40,7 @@ from ftlab.basics.errors import Diverged, FtlabError, one_line
 from ftlab.basics.locks import FileLock, holding
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import one_sequence_a_row
+from ftlab.models.openmp import threads_sleep
 from ftlab.records.resume import Checkpoint
 from ftlab.settings.training import (
     TRACKERS,
@@ -441,7 +442,8 @@ class StepMeter:
     """Times of the training steps, with the device synchronised, and their losses.
 
     `tokens` excludes padding, `work` includes it. `waited` is the seconds that threads waited for a
-    core (`machine.waited_seconds`).
+    core (`machine.waited_seconds`), `slept` whether threads slept between operators at the end of
+    the step (`openmp.threads_sleep`).
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -449,6 +451,7 @@ class StepMeter:
     losses: list[float] = field(default_factory=list)
     work: list[int] = field(default_factory=list)
     waited: list[float | None] = field(default_factory=list)
+    slept: list[bool] = field(default_factory=list)
     skipped: int = 0
     """Steps that changed nothing, because their gradients overflowed in fp16."""
 
@@ -512,6 +515,7 @@ class MeteringCallback(TrainerCallback):
         self.meter.tokens.append(self.trainer.real_tokens - self._tokens_before)
         self.meter.work.append(self.trainer.padded_tokens - self._padded_before)
         self.meter.waited.append(since(self._waited_before, waited_seconds()))
+        self.meter.slept.append(threads_sleep())
         self._padded_before = self.trainer.padded_tokens
         self._was_skipped = self.trainer.was_skipped()
         self.meter.skipped += self._was_skipped

@@ -18,14 +18,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-from transformers.utils import logging
-
-from ftlab.playground.engine import Engine
-from ftlab.playground.panes import BASE
-from ftlab.tasks.formatting import PromptFormatter
-from tests.fakes import make_run
-
 
 def moved(name: str, other: str) -> Any:
     """The module under the one name, or else under the other."""
@@ -34,8 +26,16 @@ def moved(name: str, other: str) -> Any:
 
 def main() -> int:
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    requests = moved("ftlab.playground.requests", "ftlab.playground.protocol")
     moved("ftlab.models.libraries", "ftlab.runs.spawn").prepare_for_libraries("cpu")
+    import torch
+    from transformers.utils import logging
+
+    from ftlab.playground.engine import Engine
+    from ftlab.playground.panes import BASE
+    from ftlab.tasks.formatting import PromptFormatter
+    from tests.fakes import make_run
+
+    requests = moved("ftlab.playground.requests", "ftlab.playground.protocol")
     torch.set_num_threads(job["threads"])
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:

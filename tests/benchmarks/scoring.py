@@ -52,7 +52,9 @@ def side(checkout: Path, job: dict[str, Any]) -> dict[str, Any]:
         file.write_text(json.dumps(job), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, str(OURS / "tests/benchmarks/scoring_side.py"), str(file)],
-            env=worker_environment(needs_hub=False) | CPU_SETTINGS | {"PYTHONPATH": str(checkout)},
+            env=worker_environment(needs_hub=False)
+            | {name: CPU_SETTINGS[name] for name in ("LRU_CACHE_CAPACITY",)}
+            | {"PYTHONPATH": str(checkout)},
             cwd=checkout,
             stdout=subprocess.PIPE,
             text=True,

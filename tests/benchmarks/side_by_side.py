@@ -247,15 +247,15 @@ def against(bench: Bench, folder: Path, checkout: Path, repeats: int) -> None:
         encoding="utf-8",
     )
     sides = {"engine": OURS, "other": checkout.resolve()}
+    ours = worker_environment(needs_hub=False)
+    environment = {name: ours[name] for name in ours.keys() - CPU_SETTINGS}  # a side sets its own
     took: dict[str, list[float]] = {name: [] for name in sides}
     texts: dict[str, Any] = {}
     for number in range(repeats):
         for name in list(sides)[:: -1 if number % 2 else 1]:
             done = subprocess.run(
                 [sys.executable, str(OURS / "tests/benchmarks/panes_side.py"), str(job)],
-                env=worker_environment(needs_hub=False)
-                | CPU_SETTINGS
-                | {"PYTHONPATH": str(sides[name])},
+                env=environment | {"PYTHONPATH": str(sides[name])},
                 cwd=sides[name],
                 stdout=subprocess.PIPE,
                 text=True,

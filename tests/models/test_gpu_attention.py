@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from ftlab.models import loading
+from ftlab.models import loading, openmp
 from ftlab.models.gpu_attention import Capability, GpuAttention, flash_takes_groups
 from ftlab.models.libraries import GPU_SETTINGS, prepare_for_libraries
 from ftlab.records.comparability import comparability_of_runs
@@ -142,6 +142,8 @@ def test_cudnns_attention_is_put_behind_the_others_unless_a_person_wants_it(
     given: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (name,) = GPU_SETTINGS
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(openmp, "yield_cores", lambda: None)
     monkeypatch.setenv(name, given or "")
     if given is None:
         monkeypatch.delenv(name)

@@ -53,19 +53,14 @@ def test_the_users_omp_wait_policy_is_kept() -> None:
     assert "GOMP_SPINCOUNT" not in cpu_settings()
 
 
-@pytest.mark.parametrize("own", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
-def test_waiting_threads_follow_the_load_unless_the_process_forks_or_the_user_decides(
-    own: str, started: list[str]
+def test_waiting_threads_leave_the_cores_to_others_unless_the_process_forks_or_has_a_gpu(
+    started: list[str],
 ) -> None:
-    if own:
-        os.environ[own] = "7"
     prepare_for_libraries("cpu", forks=True)
+    prepare_for_libraries("cuda:0")
     assert not started
     prepare_for_libraries("cpu")
-    assert started == ([] if own else ["cores"])
-    del started[:]
-    prepare_for_libraries("cpu")  # a process that it starts has the same environment
-    assert started == ([] if own else ["cores"])
+    assert started == ["cores"]
 
 
 def test_bitsandbytes_does_not_ask_for_kernels_of_the_hub() -> None:

@@ -110,6 +110,17 @@ def test_a_slower_machine_is_no_neighbour_so_its_rate_is_kept_all_the_same() -> 
     assert not Disturbance(0.9, 0.0, found.slowdowns, card="another process").is_quiet
 
 
+def test_a_training_whose_threads_slept_to_leave_the_cores_to_others_says_so() -> None:
+    found = Disturbance(0.5, 0.01, (Slowdown(1.02, BY_ITSELF),), slept=0.4)
+    assert found.is_disturbed
+    assert found.sentence == (
+        "Times are too long: in 40% of the steps threads left the cores to others."
+    )
+    assert not replace(found, slept=0.05).is_disturbed
+    assert not replace(found, slept=0.05).is_quiet, "its rate is no rule for later runs"
+    assert replace(found, slept=0.0).is_quiet
+
+
 @pytest.mark.skipif(waited_seconds() is None, reason="this kernel does not count waiting")
 def test_a_thread_that_shares_its_core_with_another_process_is_known_to_have_waited() -> None:
     program = "print('.', flush=True)\nwhile True: pass"

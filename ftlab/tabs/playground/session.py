@@ -269,9 +269,10 @@ class Session:
 
     `order` maps each position on the page to a pane; blind panes are shuffled. `histories` holds
     the chat turns of each pane. `doubts` maps a pane's name to a sentence, if its adapter names
-    another base than the page's; `vouched` are the names whose base the user has confirmed. The
-    functions here change the session in place. A running answer continues in its own thread, and
-    ends when `panes` is replaced by another list.
+    another base than the page's; `vouched` are the names whose base the user has confirmed. `drawn`
+    is the `selection` that the page shows, `None` before the first. The functions here change the
+    session in place. A running answer continues in its own thread, and ends when `panes` is
+    replaced by another list.
     """
 
     panes: list[Pane] = field(default_factory=lambda: [Pane()] * MAX_PANES)
@@ -282,6 +283,7 @@ class Session:
     errors: tuple[FieldError, ...] = ()
     doubts: dict[str, str] = field(default_factory=dict)
     vouched: frozenset[str] = frozenset()
+    drawn: object = None
 
     @property
     def selection(self) -> tuple[object, ...]:

@@ -259,13 +259,10 @@ def _wire_choice(
             engine_html(context.playground),
             gr.update(visible=_may_unload(context)),
             *_choosers(now),
-            *take(session, now.model, count, *now.panes, is_first=had_runs is None),
+            *take(session, now.model, count, *now.panes),
         ]
 
-    def take(
-        session: Session, model: str, count: int, *chosen: str | None, is_first: bool = False
-    ) -> list[Any]:
-        before = session.selection
+    def take(session: Session, model: str, count: int, *chosen: str | None) -> list[Any]:
         session = choose(session, chosen[:count], context.runs_folder)
         judge_bases(session, model)
         sources = [pane.source for pane in session.panes if pane.source is not None]
@@ -275,9 +272,11 @@ def _wire_choice(
         columns = [gr.update(visible=p < len(chosen[:count])) for p in range(MAX_PANES)]
         uploaded = gr.update(visible=any(source.name.startswith(UPLOADED) for source in sources))
         texts = [prompt.text for prompt in found]
-        is_drawn = session.selection == before and not is_first
-        updates = [*_vouchers(context, session), *_shown(session)]
-        updates = [gr.skip()] * len(judged) if is_drawn else updates
+        if session.selection == session.drawn:
+            updates = [gr.skip()] * len(judged)
+        else:
+            updates = [*_vouchers(context, session), *_shown(session)]
+            session.drawn = session.selection
         address = panes_address(chosen[:count])
         return [session, texts, uploaded, address, *buttons, *columns, *updates]
 
