@@ -528,11 +528,12 @@ _BUSY_SECONDS = 2.0
 _START_SECONDS = 0.5
 _FIRST_LOSS_SECONDS = 0.25
 _SOON_SECONDS = 60.0  # after that, a run's first step is known to take long
+_TIMED_SECONDS = 3.0  # while steps are timed: drawing a loss takes a core from them
 _MOST_SECONDS = 10.0
 
 
 def seconds_between_polls(runs: Sequence[Run], view: SweepView | None) -> float:
-    """Seconds until a page asks again: half the time of a step, but 2 to 10.
+    """Seconds until a page asks again: half the time of a step, but 3 to 10; else 2.
 
     Less before the first loss, for which people wait. 5 while no run is open.
     """
@@ -549,9 +550,9 @@ def _pace(way: Progress) -> float:
     if way.step_seconds is None:
         is_soon = way.phase == "train" and way.elapsed_seconds < _SOON_SECONDS
         return _FIRST_LOSS_SECONDS if is_soon else _START_SECONDS
-    is_last = way.step + 1 >= way.steps
-    pace = _BUSY_SECONDS if is_last else way.step_seconds / 2
-    return min(max(pace, _BUSY_SECONDS), _MOST_SECONDS)
+    if way.step + 1 >= way.steps:
+        return _BUSY_SECONDS
+    return min(max(way.step_seconds / 2, _TIMED_SECONDS), _MOST_SECONDS)
 
 
 _SEND_PRESS = """element.addEventListener('click', (event) => {

@@ -260,7 +260,7 @@ def test_a_page_that_does_not_show_the_queue_reads_no_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("step_seconds", "seconds"), [(0.1, 2.0), (2.0, 2.0), (10.0, 5.0), (600.0, 10.0)]
+    ("step_seconds", "seconds"), [(0.1, 3.0), (2.0, 3.0), (10.0, 5.0), (600.0, 10.0)]
 )
 def test_polls_follow_the_pace_of_the_steps(
     tmp_path: Path, step_seconds: float, seconds: float
