@@ -182,15 +182,14 @@ def cpu_count() -> int:
     return len(usable_cores())
 
 
-def busy_seconds() -> float:
-    """Seconds so far that the cores that this process may use were busy, for any process."""
-    cores = psutil.cpu_times(percpu=True)
-    return sum(_busy(cores[number]) for number in usable_cores() if number < len(cores))
-
-
 def work_of_others() -> float:
-    """The same for all but this process; differences of it are exact to some 0.01 s a core."""
-    return busy_seconds() - time.process_time()
+    """Seconds so far that other processes used the cores that this process may use.
+
+    Only the difference of two calls means something; it is exact to about 0.01 s for each core.
+    """
+    cores = psutil.cpu_times(percpu=True)
+    busy = sum(_busy(cores[number]) for number in usable_cores() if number < len(cores))
+    return busy - time.process_time()
 
 
 def _busy(times: Any) -> float:

@@ -17,7 +17,7 @@ CPU_SETTINGS = {
     # oneDNN caches packed buffers for the last 1024 shapes by default. They would count as memory
     # of the method; with 8, LoRA's peak fell by 100 MB and no step was slower.
     "LRU_CACHE_CAPACITY": "8",
-    # See there: it also says what a process does with it while others use its cores.
+    # How often a waiting thread looks for work before it sleeps: `ftlab.models.openmp` says why.
     "GOMP_SPINCOUNT": str(openmp.spins()),
 }
 """CPU settings, chosen by measurement (docs/performance.md); the user's own values win."""

@@ -26,7 +26,7 @@ import psutil
 import torch
 
 from ftlab.basics import nvml
-from ftlab.basics.devices import busy_seconds, cpu_count
+from ftlab.basics.devices import cpu_count, work_of_others
 from ftlab.basics.files import locks_folder, read_plain
 from ftlab.basics.locks import FileLock, holding
 from ftlab.basics.processes import boot_id
@@ -216,14 +216,13 @@ class LoadMeter:
     def __init__(self) -> None:
         self._wall = time.perf_counter()
         self._own = time.process_time()
-        self._all = busy_seconds()
+        self._others = work_of_others()
 
     def read(self) -> tuple[float, float]:
         """Returns `(own, others)`: shares of the allowed cores used by this process and others."""
         wall = (time.perf_counter() - self._wall) * cpu_count()
         own = time.process_time() - self._own
-        busy = busy_seconds() - self._all
-        return own / wall, max(0.0, busy - own) / wall
+        return own / wall, max(0.0, work_of_others() - self._others) / wall
 
 
 def waited_seconds() -> float | None:

@@ -528,7 +528,7 @@ _BUSY_SECONDS = 2.0
 _START_SECONDS = 0.5
 _FIRST_LOSS_SECONDS = 0.25
 _SOON_SECONDS = 60.0  # after that, a run's first step is known to take long
-_TIMED_SECONDS = 3.0  # while steps are timed: drawing a loss takes a core from them
+_TIMED_SECONDS = 3.0  # drawing a loss takes time from the steps that are timed
 _MOST_SECONDS = 10.0
 
 
