@@ -25,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
     match_without_backtracking()  # as in every worker
+    os.environ["USE_HUB_KERNELS"] = "NO"
     promises.start(config)
 
 

@@ -40,6 +40,7 @@ _OF_THE_HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE", "TRACKIO_")
 
 WITHOUT_HUB = {
     "HF_HUB_OFFLINE": "1",
+    "USE_HUB_KERNELS": "NO",  # from 5.25 on transformers takes code for layers from it
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "HF_TOKEN_PATH": os.devnull,  # else the library reads the token of `hf auth login`
 }

@@ -100,6 +100,7 @@ def load_base_model(
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            use_kernels=False,  # transformers 5.25 would replace layers by code from the Hub
             **options,
         )
     except (ValueError, KeyError, OSError) as error:

@@ -50,7 +50,8 @@ QUANTISED = {
 """Arguments of `BitsAndBytesConfig` by base precision."""
 
 _PLAIN_BASE = """\
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=WEIGHT_DTYPE).to(DEVICE)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=WEIGHT_DTYPE, use_kernels=False)
+    model.to(DEVICE)
 """
 
 _QUANTISED_BASE = """\
@@ -58,7 +59,8 @@ _QUANTISED_BASE = """\
         {arguments}
     )
     model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=WEIGHT_DTYPE, quantization_config=fewer_bits, device_map={{"": DEVICE}}
+        base, dtype=WEIGHT_DTYPE, quantization_config=fewer_bits, device_map={{"": DEVICE}},
+        use_kernels=False,
     )
     for module in model.modules():
         # An evaluation would repack 4-bit weights in place; after it nothing gets a gradient.

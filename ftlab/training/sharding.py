@@ -86,7 +86,7 @@ def whole_weights(model: nn.Module, ranks: Ranks, learning_only: bool) -> dict[s
         if learning_only and not weight.requires_grad:
             continue
         if id(weight) not in held:
-            full = whole_weight(weight.detach())
+            full = whole_tensor(weight.detach())
             held[id(weight)] = full.cpu().contiguous() if ranks.is_first else full[:0]
         whole[name] = held[id(weight)]
     if not learning_only:
@@ -102,9 +102,9 @@ def _saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield f"{path}.{name}" if path else name, buffer
 
 
-def whole_weight(weight: Tensor) -> Tensor:
+def whole_tensor(tensor: Tensor) -> Tensor:
     """The whole of a divided tensor; every rank must call it."""
-    return weight.full_tensor() if isinstance(weight, DTensor) else weight
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def put_whole(weight: Tensor, value: Tensor) -> None:

@@ -412,7 +412,11 @@ class FairTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        return norm.full_tensor() if self._ranks.are_several else norm
+        if not self._ranks.are_several:
+            return norm
+        from ftlab.training.sharding import whole_tensor
+
+        return whole_tensor(norm)  # accelerate's is whole from 1.16 on
 
     def compute_loss(
         self,

@@ -74,6 +74,7 @@ def test_weights_go_from_their_file_to_the_device_and_no_copy_is_made_on_the_way
     assert load_base_model(source, "bf16", precision, torch.device(device)) is model
     assert asked.get("device_map") == expected
     assert asked["dtype"] is torch.bfloat16
+    assert asked["use_kernels"] is False, "layers would be replaced by code from the Hub"
     stayed = [p.data_ptr() for p in model.parameters()] == places
     assert stayed == (device != "cpu" or precision is None), "a copy leaves a hole on a GPU"
 
