@@ -7,6 +7,7 @@ window.ft.watch = (() => {
   const page = Math.random().toString(36).slice(2);
   const AFTER_FAILURE = 10; // seconds
   const REFRESH_AGAIN = 5000; // milliseconds
+  const LOAD_AFTER = 4000; // milliseconds
   let timer;
   let isAsking = false;
   let isAskedFor = false;
@@ -74,6 +75,12 @@ window.ft.watch = (() => {
     }
   };
 
+  // What draws the curve takes the browser about a second to load. It would else be loaded when the
+  // first loss is there, beside timed steps.
+  const load = () => {
+    if (library && !window.Plotly) import(new URL(library, location)).catch(() => {});
+  };
+
   const now = async () => {
     clearTimeout(timer);
     if (document.hidden) return;
@@ -98,11 +105,9 @@ window.ft.watch = (() => {
     }
   };
 
-  // Right after a launch. What draws the curve takes the browser about a second to load, and would
-  // else be loaded when the first loss is there.
   const launched = () => {
     now();
-    if (library && !window.Plotly) import(new URL(library, location)).catch(() => {});
+    load();
   };
 
   // `element` is in the tab of the queue; `callBack` asks for what is made of gradio's components;
@@ -113,7 +118,10 @@ window.ft.watch = (() => {
     let wasShown = false;
     new ResizeObserver(([{ target }]) => {
       const isShown = target.offsetParent !== null;
-      if (isShown && !wasShown) now();
+      if (isShown && !wasShown) {
+        now();
+        setTimeout(load, LOAD_AFTER);
+      }
       wasShown = isShown;
     }).observe(element.closest('.ft-watch'));
   };

@@ -104,6 +104,14 @@ def test_a_page_at_rest_asks_for_no_frame(browser: Browser, sweep: Sweep) -> Non
         assert page.evaluate("frames_asked") == []
 
 
+def test_what_draws_a_curve_is_loaded_before_there_is_one(browser: Browser, tmp_path: Path) -> None:
+    """It takes a second of the browser, which a first loss would else share with timed steps."""
+    with served(build_page(page_context(tmp_path)), tmp_path) as url, visit(browser, url) as page:
+        expect(page.locator(".ft-watch")).to_contain_text("No curve yet.")
+        page.wait_for_function("window.Plotly")
+        expect(page.locator(".ft-watch .js-plotly-plot")).to_have_count(0)
+
+
 def test_a_curve_grows_and_plotly_draws_it_when_the_pointer_comes(
     browser: Browser, sweep: Sweep
 ) -> None:
