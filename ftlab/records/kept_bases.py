@@ -7,7 +7,8 @@ the sweep that measured them takes nothing from the others.
 
 Numbers on data that ships with ftlab are kept in the cache folder (`FTLAB_KEPT` names another),
 for all runs folders of the user; those on a person's own data stay in the runs folder, as the data
-does.
+does, and are that person's alone: another with the same data measures anew, and so does not learn
+that somebody else has it.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def kept_file(spec: RunSpec, runs_folder: Path) -> Path | None:
     }  # fmt: skip
     if settings.shard > 1:
         facts["shard"] = settings.shard
+    if _is_own_data(spec):
+        facts["owner"] = spec.owner
     if not facts["model"]:
         return None
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -128,9 +131,11 @@ def keep(file: Path, directory: RunDirectory, result: RunResult) -> None:
 
 
 def _folder(spec: RunSpec, runs_folder: Path) -> Path:
-    if spec.task.kind != "bundled":
-        return runs_folder / ".ftlab" / "bases"
-    return kept_folder("bases")
+    return runs_folder / ".ftlab" / "bases" if _is_own_data(spec) else kept_folder("bases")
+
+
+def _is_own_data(spec: RunSpec) -> bool:
+    return spec.task.kind != "bundled"
 
 
 def _model_files(spec: RunSpec) -> list[tuple[str, str]]:

@@ -141,6 +141,15 @@ def test_numbers_on_a_persons_own_data_stay_in_the_runs_folder(
     assert own.parent == runs / ".ftlab" / "bases"
 
 
+def test_numbers_on_a_persons_own_data_are_of_use_to_that_person_alone(
+    spec: RunSpec, tmp_path: Path, task_file: Path
+) -> None:
+    own = replace(spec, task=parse_task(str(task_file)), owner="ada")
+    assert kept_file(replace(own, run_id="another"), tmp_path) == kept_file(own, tmp_path)
+    assert kept_file(replace(own, owner="bob"), tmp_path) != kept_file(own, tmp_path)
+    assert kept_file(replace(spec, owner="bob"), tmp_path) == kept_file(spec, tmp_path)
+
+
 @pytest.mark.parametrize(
     "damage",
     [
