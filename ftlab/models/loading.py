@@ -33,6 +33,7 @@ from ftlab.methods.spec import BasePrecision
 from ftlab.models.cpu_attention import use_cpu_attention
 from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.cpu_products import use_cpu_products
+from ftlab.models.cpu_updates import use_sparse_token_gradients
 from ftlab.models.gpu_attention import Capability, use_gpu_attention
 from ftlab.models.packed import forbid_repacking
 from ftlab.models.resolve import ResolvedModel
@@ -114,6 +115,8 @@ def load_base_model(
     use_kernels(device)
     if device.type == "cpu":
         use_cpu_norms(loaded)
+        if weights_learn:
+            use_sparse_token_gradients(loaded)
     forbid_repacking(loaded)
     _fold_last_position(loaded)
     loaded.config._name_or_path = model.public_id

@@ -124,6 +124,17 @@ use_cpu_products()  # changes nothing where the CPU multiplies bf16
 _CPU_NORMS = """\
     use_cpu_norms(model)  # as in the run
 """
+_CPU_UPDATES_IMPORT = """
+from cpu_updates import clip_within_step, use_sparse_token_gradients"""
+_SPARSE_GRADIENTS = """\
+    use_sparse_token_gradients(model)  # as in the run
+"""
+_CLIP_WITHIN_STEP = """
+    def _clip_grad_norm(self, model):
+        \"\"\"As in the run: AdamW scales the gradients as it reads them.\"\"\"
+        norm = clip_within_step(self.optimizer, model.parameters(), self.args.max_grad_norm)
+        return super()._clip_grad_norm(model) if norm is None else norm
+"""
 
 GPU_KERNELS_IMPORT = "\nfrom gpu_attention import use_gpu_attention"
 GPU_KERNELS = """\
@@ -349,6 +360,7 @@ def _values(run: Run, source: ResolvedModel) -> dict[str, str]:
         ),
         "added_loss": (hooks.script_added_loss(config) if hooks else "") or "\n",
         "create_optimizer": own.script_method.format(**hyper) if own else "",
+        "own_clipping": kernels.of_trainer,
         "after_optimizer_step": hooks.script_after_step if hooks else "",
         "kernels": kernels.call,
         "start_saved": START_SAVED if changes_base else "",
@@ -468,13 +480,15 @@ def _imports(spec: RunSpec, own_import: str, kernels: str) -> str:
 
 @dataclass(frozen=True)
 class _Kernels:
-    """ftlab's kernels in the script: their modules, the lines that import them and call them, and
-    those that change the loaded base. All empty if the run used torch's and transformers' own."""
+    """ftlab's kernels in the script: their modules, the lines that import them and call them, those
+    that change the loaded base, and methods of the trainer. All empty if the run used torch's and
+    transformers' own."""
 
     modules: tuple[str, ...] = ()
     imports: str = ""
     call: str = ""
     on_model: str = ""
+    of_trainer: str = ""
 
 
 def _kernels(run: Run) -> _Kernels:
@@ -488,7 +502,15 @@ def _kernels(run: Run) -> _Kernels:
         return _Kernels(("gpu_attention",), GPU_KERNELS_IMPORT, call)
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
         modules = ("cpu_attention", "cpu_norms", "cpu_products")
-        return _Kernels(modules, CPU_KERNELS_IMPORT, CPU_KERNELS, _CPU_NORMS)
+        if run.spec.variant is None or run.spec.variant.spec.is_adapter:
+            return _Kernels(modules, CPU_KERNELS_IMPORT, CPU_KERNELS, _CPU_NORMS)
+        return _Kernels(
+            (*modules, "cpu_updates"),
+            CPU_KERNELS_IMPORT + _CPU_UPDATES_IMPORT,
+            CPU_KERNELS,
+            _CPU_NORMS + _SPARSE_GRADIENTS,
+            _CLIP_WITHIN_STEP,
+        )
     return _Kernels()
 
 

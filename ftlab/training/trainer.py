@@ -39,6 +39,7 @@ from transformers import (
 from ftlab.basics.errors import Diverged, FtlabError, one_line
 from ftlab.basics.locks import FileLock, holding
 from ftlab.methods.variant import Variant
+from ftlab.models.cpu_updates import clip_within_step
 from ftlab.models.loading import one_sequence_a_row
 from ftlab.models.openmp import threads_sleep
 from ftlab.records.resume import Checkpoint
@@ -411,9 +412,11 @@ class FairTrainer(Trainer):
         return self._ranks.mean(super().training_step(*given, **named))
 
     def _clip_grad_norm(self, model: nn.Module) -> Any:
-        norm = super()._clip_grad_norm(model)
         if not self._ranks.are_several:
-            return norm
+            assert self.optimizer is not None
+            norm = clip_within_step(self.optimizer, model.parameters(), self.args.max_grad_norm)
+            return super()._clip_grad_norm(model) if norm is None else norm
+        norm = super()._clip_grad_norm(model)
         from ftlab.training.sharding import whole_tensor
 
         return whole_tensor(norm)  # accelerate's is whole from 1.16 on

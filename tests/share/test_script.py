@@ -53,13 +53,15 @@ def alone(script: Path, *given: str, **environment: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.parametrize(("variant", "more"), [("lora:dropout=0.1", []), ("full", ["cpu_updates"])])
 def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
-    train: Train, tmp_path: Path
+    variant: str, more: list[str], train: Train, tmp_path: Path
 ) -> None:
-    run = train("lora:dropout=0.1", "bf16")
+    run = train(variant, "bf16")
     folder = tmp_path / "script"
     script, _, *kernels = write_reproduction(run, folder)
-    assert [kernel.stem for kernel in kernels] == ["cpu_attention", "cpu_norms", "cpu_products"]
+    modules = ["cpu_attention", "cpu_norms", "cpu_products", *more]
+    assert [kernel.stem for kernel in kernels] == modules
     for file in (script, *kernels):
         assert not re.search(r"^\s*(from|import) ftlab", file.read_text(), re.MULTILINE)
     done = alone(script, run.spec.model, "--save", "saved")

@@ -39,6 +39,7 @@ from ftlab.methods.peft_rules import CONVERTED_INITS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.cpu_norms import use_cpu_norms
+from ftlab.models.cpu_updates import clip_within_step, use_sparse_token_gradients
 from ftlab.models.generation import soft_outputs
 from ftlab.models.packed import scales_of, unpacked_on_cpu
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
@@ -358,6 +359,9 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
     model = empty_model(config, dtype, step.attention)
     if step.device == "cpu":
         use_cpu_norms(model)
+        if step.is_own and not variant.spec.is_adapter:
+            use_sparse_token_gradients(model)
+            model.get_input_embeddings().padding_idx = None  # left out by values, which fakes lack
     model.config.use_cache = not step.is_own  # the default: the model caches keys and values
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
@@ -512,9 +516,17 @@ def _optimizer_step(
     passes = log.take().times(1 / batches)
     log.phase = "optimizer"
     if step.is_own or step.loop != "bare":
-        nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
+        _clip(model, optimizer, step)
     _update(model, optimizer, log)
     return start, ends[0], StepWork(passes, log.take(), step.batch * step.length)
+
+
+def _clip(model: Any, optimizer: Optimizer, step: Step) -> None:
+    norm = None
+    if step.is_own and step.shard == 1:
+        norm = clip_within_step(optimizer, model.parameters(), _CLIP)
+    if norm is None:
+        nn.utils.clip_grad_norm_(model.parameters(), _CLIP, foreach=True)
 
 
 def _update(model: Any, optimizer: Optimizer, log: AllocationLog) -> None:
