@@ -1,8 +1,8 @@
 """Less work around the update of a model's own weights on a CPU in bf16.
 
-Full fine-tuning has a gradient as large as the model, and each pass over it takes as long as a few
-matrix products. Two passes are saved here: that of clipping, and that of the embeddings' rows that
-no token of the batch has. Gradients in fp32, as those of all adapters, are left to torch.
+The gradient of full fine-tuning is as large as the model, so each pass over it takes long. Two are
+saved here: the pass that clips the gradient, and the one over the embeddings of all tokens, of
+which a batch has few. Gradients in fp32, which all adapters have, are left to torch.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ _AGAINST_ZERO = 1e-6
 
 
 def use_sparse_token_gradients(model: Any) -> None:
-    """Has the token embeddings give a gradient of the rows of the batch's tokens alone.
+    """Limits the gradient of the token embeddings to the rows of the batch's tokens.
 
-    Only for bf16 embeddings whose weight is that of the output layer too: autograd adds the rows to
-    the gradient from there. Any other gradient would stay sparse, which AdamW does not accept.
+    Changes only bf16 embeddings whose weight is also that of the output layer: autograd adds the
+    rows to the output layer's gradient. Without that one the gradient would stay sparse, which
+    AdamW does not accept.
     """
     tokens, output = model.get_input_embeddings(), model.get_output_embeddings()
     tied = output is not None and output.weight is tokens.weight
@@ -33,10 +34,10 @@ def use_sparse_token_gradients(model: Any) -> None:
 def clip_within_step(
     optimizer: Optimizer, parameters: Iterable[nn.Parameter], most: float
 ) -> Tensor | None:
-    """Has the next step of a fused AdamW scale the gradients to a norm of at most `most`.
+    """Makes the next step of a fused AdamW scale the gradients to a norm of at most `most`.
 
-    The step divides each gradient as it reads it, which `clip_grad_norm_` does in a pass of its
-    own. Returns the norm before that, in fp32. Does nothing and returns `None` if the optimizer is
+    The step scales each gradient when it reads it; `clip_grad_norm_` needs a pass of its own for
+    that. Returns the norm before scaling. Does nothing and returns `None` if the optimizer is
     another one, or if not all gradients are bf16 on the CPU.
     """
     inner: Any = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
@@ -50,9 +51,10 @@ def clip_within_step(
 
 
 def norm_of(gradients: Iterable[Tensor]) -> Tensor:
-    """The Euclidean norm of all gradients together, from the norms of their rows.
+    """The Euclidean norm of all gradients together, in fp32.
 
-    It takes half as long as from the norms of whole tensors, and fewer numbers are added up in one.
+    It is computed from the norms of the rows, which takes half as long as from those of whole
+    tensors and is rounded less.
     """
     rows = [torch.linalg.vector_norm(gradient, dim=-1).flatten() for gradient in gradients]
     return torch.linalg.vector_norm(torch.cat(rows).float())

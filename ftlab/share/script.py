@@ -501,17 +501,26 @@ def _kernels(run: Run) -> _Kernels:
         )
         return _Kernels(("gpu_attention",), GPU_KERNELS_IMPORT, call)
     if kind == "cpu" and _dtypes(run)[1] == "torch.bfloat16":
-        modules = ("cpu_attention", "cpu_norms", "cpu_products")
-        if run.spec.variant is None or run.spec.variant.spec.is_adapter:
-            return _Kernels(modules, CPU_KERNELS_IMPORT, CPU_KERNELS, _CPU_NORMS)
-        return _Kernels(
-            (*modules, "cpu_updates"),
-            CPU_KERNELS_IMPORT + _CPU_UPDATES_IMPORT,
+        made = _Kernels(
+            ("cpu_attention", "cpu_norms", "cpu_products"),
+            CPU_KERNELS_IMPORT,
             CPU_KERNELS,
-            _CPU_NORMS + _SPARSE_GRADIENTS,
-            _CLIP_WITHIN_STEP,
+            _CPU_NORMS,
         )
+        assert run.spec.variant is not None
+        return made if run.spec.variant.spec.is_adapter else _with_updates(made)
     return _Kernels()
+
+
+def _with_updates(kernels: _Kernels) -> _Kernels:
+    """Adds what a CPU uses if the model's own weights are trained."""
+    return _Kernels(
+        (*kernels.modules, "cpu_updates"),
+        kernels.imports + _CPU_UPDATES_IMPORT,
+        kernels.call,
+        kernels.on_model + _SPARSE_GRADIENTS,
+        _CLIP_WITHIN_STEP,
+    )
 
 
 def _find_base(spec: RunSpec) -> str:

@@ -19,6 +19,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "accumulated": {"accumulation": 2},
     "checkpointing": {"gradient_checkpointing": True},
     "by parts": {},
+    "bf16": {},
 }
 """Names of ways to train, each with its settings."""
 
@@ -86,7 +87,7 @@ def main(arguments: list[str]) -> None:
     from ftlab.methods.variant import parse_variant
     from ftlab.models.loading import load_base_model
     from ftlab.models.resolve import resolve_model
-    from ftlab.settings.training import TrainingSettings
+    from ftlab.settings.training import DtypePolicy, TrainingSettings
     from ftlab.tasks.formatting import training_order
     from ftlab.training import step
     from ftlab.training.model import apply_method
@@ -105,13 +106,15 @@ def main(arguments: list[str]) -> None:
         name, _, way = text.partition("/")
         variant = parse_variant(name)
         settings = TrainingSettings(steps=STEPS, batch_size=5, shard=int(count), **SETTINGS[way])
+        policy: DtypePolicy = "bf16" if way == "bf16" else "fp32"
+        arithmetic = Arithmetic(policy, device)
         # Some ranks, and not all, have more logits than are computed at once.
         step.LOGITS_AT_ONCE = 320 * 10 if way == "by parts" else usual
         set_seed(0)
         learns = not variant.spec.is_adapter
-        base = load_base_model(source, "fp32", None, device, weights_learn=learns)
+        base = load_base_model(source, policy, None, device, weights_learn=learns)
         model: Any = apply_method(
-            base, variant, "fp32", settings.gradient_checkpointing, RunPlan(STEPS, folder)
+            base, variant, policy, settings.gradient_checkpointing, RunPlan(STEPS, folder)
         )
         if several:
             from ftlab.training.sharding import shard
@@ -126,8 +129,8 @@ def main(arguments: list[str]) -> None:
                 model,
                 variant,
                 OrderedExamples(formatted, order),
-                training_arguments(settings, 1e-3, 0, Arithmetic("fp32", device), Path(output)),
-                Arithmetic("fp32", device),
+                training_arguments(settings, 1e-3, 0, arithmetic, Path(output)),
+                arithmetic,
                 lambda rows: ranks.collate(rows, 0),
                 lambda event: None,
                 ranks=ranks,

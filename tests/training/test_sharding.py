@@ -14,16 +14,17 @@ from tests.training.one_rank import STEPS, trained
 
 METHODS = ("full", "lora", "dora", "prompt_tuning")
 WAYS = ("lora/accumulated", "full/checkpointing", "full/by parts")
+IN_16_BITS = "full/bf16"
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_model: Path) -> dict[str, Any]:
-    return trained(1, tiny_model, *METHODS, *WAYS)
+    return trained(1, tiny_model, *METHODS, *WAYS, IN_16_BITS)
 
 
 @pytest.fixture(scope="module", params=[2, 4])
 def together(request: pytest.FixtureRequest, tiny_model: Path) -> tuple[int, dict[str, Any]]:
-    return request.param, trained(request.param, tiny_model, *METHODS, *WAYS)
+    return request.param, trained(request.param, tiny_model, *METHODS, *WAYS, IN_16_BITS)
 
 
 def test_losses_are_those_of_one_process(
@@ -35,6 +36,15 @@ def test_losses_are_those_of_one_process(
         assert losses == pytest.approx(alone[way]["losses"], abs=1e-5), way
         assert losses[-1] < losses[0] or way == "prompt_tuning", way
         assert together[1][way]["tokens"] == alone[way]["tokens"], "those of all ranks"
+
+
+def test_in_16_bits_losses_are_those_of_one_process_but_for_rounding(
+    alone: dict[str, Any], together: tuple[int, dict[str, Any]]
+) -> None:
+    """There the embeddings add their gradient by rows (`cpu_updates`)."""
+    losses, expected = together[1][IN_16_BITS]["losses"], alone[IN_16_BITS]["losses"]
+    assert losses == pytest.approx(expected, abs=5e-3)
+    assert losses[-1] < losses[0] - 0.1
 
 
 def test_gradients_are_the_mean_of_the_ranks(together: tuple[int, dict[str, Any]]) -> None:

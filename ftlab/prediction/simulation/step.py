@@ -361,7 +361,8 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
         use_cpu_norms(model)
         if step.is_own and not variant.spec.is_adapter:
             use_sparse_token_gradients(model)
-            model.get_input_embeddings().padding_idx = None  # left out by values, which fakes lack
+            # torch finds the rows of padding by comparing ids, and a fake tensor has no values.
+            model.get_input_embeddings().padding_idx = None
     model.config.use_cache = not step.is_own  # the default: the model caches keys and values
     if step.packing is not None:
         model = quantise(model, step.packing, dtype)
