@@ -91,6 +91,23 @@ def test_the_same_numbers_stand_beside_launch(page: Page) -> None:
     expect(page.locator("#go")).to_have_text("Launch 3 runs")
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_methods_on_a_card_are_read_without_scrolling(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    page.get_by_label("Price an hour").fill("1234.5")
+    methods = page.get_by_role("table", name="Every method on this card")
+    expect(methods.locator("thead")).to_contain_text("1,000 steps, cost")
+    methods.locator("tbody tr").evaluate_all(  # numbers as long as those of large models
+        """(rows) => rows.forEach((row) => {
+            row.querySelector('.pred').textContent = '≈ 1,181.02 GB';
+            row.children[2].innerHTML = '<span class="pred">≈ 42 min 01 s</span>'
+                + '<br><span class="pred">≈ 1,234.50</span>';
+        })"""
+    )
+    hidden = "table => table.parentElement.scrollWidth - table.parentElement.clientWidth"
+    assert methods.evaluate(hidden) <= 0
+
+
 def test_qlora_on_a_model_of_65b_is_simulated_on_request_and_the_tab_fits_a_phone(
     page: Page,
 ) -> None:

@@ -70,13 +70,13 @@ def methods_html(plan: Plan, found: Mapping[str, Prediction]) -> str:
     lines = [
         (
             Markup(named(method, label)),
-            *_on_card(found.get(method), plan.card),
+            _on_card(found.get(method), plan.card),
             _steps(plan, found.get(method)),
         )
         for method, label in plan.rows
     ]
     steps = "1,000 steps" if plan.price is None else "1,000 steps, cost"
-    heads = ("Method", "Memory needed", "Card", steps)
+    heads = ("Method", "Memory needed", steps)
     return table(heads, lines, "Every method on this card")
 
 
@@ -103,14 +103,16 @@ def _claim(claim: Claim) -> Markup:
     )
 
 
-def _on_card(found: Prediction | None, card: Card) -> tuple[str, str]:
+def _on_card(found: Prediction | None, card: Card) -> str:
+    """The cell of the memory needed, with below it whether the card has so much."""
     if found is None:
-        return "…", Markup('<span class="unseen">not known yet</span>')
+        return Markup('…<span class="unseen">not known yet</span>')
     peak = found.peak_reserved_bytes
     if peak is None:
-        return DASH, Markup(chip("no prediction", "mute", found.reason))
+        return Markup(chip("no prediction", "mute", found.reason))
     verdict = fit(peak, card).verdict
-    return predicted(format_bytes(peak)), Markup(chip(verdict, _KINDS[verdict]))
+    needed = predicted(format_bytes(peak))
+    return Markup("{}<br>{}").format(needed, Markup(chip(verdict, _KINDS[verdict])))
 
 
 def _steps(plan: Plan, found: Prediction | None) -> str:
