@@ -27,7 +27,6 @@ from typing import Any
 import gradio as gr
 from gradio.block_function import BlockFunction
 from gradio.state_holder import SessionState
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -46,6 +45,7 @@ from ftlab.jobs.inputs import DEMO_REFUSAL, Access, demo_access
 from ftlab.operations.health import HealthProbe
 from ftlab.records.run import make_read_only
 from ftlab.records.store import RunStore
+from ftlab.tabs.first_page import FirstPage
 from ftlab.tabs.gate import Gate, GatedApp, Limits, asked, bound_connections, user_of
 from ftlab.tabs.given_files import GivenFiles
 from ftlab.tabs.hub_login import HubLogin
@@ -179,52 +179,6 @@ class NotedBlocks(gr.Blocks):
 
 def _name(function: BlockFunction) -> str:
     return str(function.api_name or getattr(function.fn, "__qualname__", function.name))
-
-
-_SLOW_TIMERS = """<script>{
-  const atFrame = window.requestAnimationFrame.bind(window);
-  const isTimer = /^\\(\\) ?=> ?\\{.{0,20}performance\\.now\\(\\) ?- ?[^;]{0,30}1e3.{0,40}\\}$/s;
-  window.requestAnimationFrame = (call) => call.length === 0 && isTimer.test(String(call))
-    ? setTimeout(call, 500) : atFrame(call);
-}</script>"""
-"""gradio shows how long an event takes by asking for every frame of the screen. The timer of its
-"Loading…" keeps doing so after it was removed, which alone took 7 % of a core. Twice a second is
-enough for every timer. The script has to run before gradio's own, which store
-`requestAnimationFrame` when they load."""
-
-
-class SlowTimers:
-    """ASGI middleware: puts that script before all others of the page."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] != "/" or scope["method"] != "GET":
-            await self._app(scope, receive, send)
-            return
-        start: Message = {}
-        body = b""
-
-        async def held(message: Message) -> None:
-            nonlocal start, body
-            if message["type"] == "http.response.start":
-                start = message
-                return
-            if message["type"] != "http.response.body":
-                await send(message)
-                return
-            body += message.get("body", b"")
-            if message.get("more_body"):
-                return
-            headers = MutableHeaders(scope=start)
-            if headers.get("content-type", "").startswith("text/html"):
-                body = body.replace(b"<script", _SLOW_TIMERS.encode() + b"<script", 1)
-                headers["content-length"] = str(len(body))
-            await send(start)
-            await send({"type": "http.response.body", "body": body})
-
-        await self._app(scope, receive, held)
 
 
 class NotedRefusals:
@@ -554,7 +508,7 @@ class Serving:
                 limits,
                 page_calls(page),
                 [*routes, *getattr(page, "own_routes", [])],
-                [Middleware(NotedRefusals), Middleware(SlowTimers)],
+                [Middleware(NotedRefusals), Middleware(FirstPage)],
                 self.people,
                 given,
                 self.hub,

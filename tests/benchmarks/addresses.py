@@ -1,10 +1,12 @@
 """Seconds from a link to its view, in Chromium, and how much later that is than the bare page.
 
-Run as: python -m tests.benchmarks.addresses [--repeats N] [--views NAME ...]
+Run as: python -m tests.benchmarks.addresses [--repeats N] [--views NAME ...] [--line MBIT]
 
-Each repeat opens the bare page and then every view, each as a new visitor of one app. The bare page
-is open once Experiment says what Launch would start; a view once it shows what the address names.
-Exits with 1 if the median of a view is more than 0.5 s above that of the bare page.
+`--views` without a name opens the bare page alone; `--line` is a line of so many Mbit a second that
+takes 40 ms there and back. Each repeat opens the bare page and then every view, each as a new
+visitor of one app. The bare page is open once Experiment says what Launch would start; a view once
+it shows what the address names. Exits with 1 if the median of a view is more than 0.5 s above that
+of the bare page.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--views", nargs="*", choices=VIEWS, default=list(VIEWS))
+    parser.add_argument("--line", type=float, metavar="MBIT")
     options = parser.parse_args(arguments)
     measured: dict[str, list[float]] = {name: [] for name in ("bare", *options.views)}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
@@ -59,12 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app = App(Path(folder), free_port())
         app.start()
         try:
-            opened(browser, app, *BARE)  # warms the caches of the app
+            opened(browser, app, *BARE, options.line)  # warms the caches of the app
             for _ in range(options.repeats):
                 for name, times in measured.items():
                     given, condition = VIEWS.get(name, BARE)
                     query = f"?tab={TABS.get(name, name)}&{given}" if given else ""
-                    times.append(opened(browser, app, query, condition))
+                    times.append(opened(browser, app, query, condition, options.line))
         finally:
             app.stop()
             browser.close()
@@ -75,11 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(max(later.values()) > LATER)
 
 
-def opened(browser: Browser, app: App, query: str, condition: str) -> float:
+def opened(browser: Browser, app: App, query: str, condition: str, line: float | None) -> float:
     """Seconds from the navigation of a new visitor until the condition holds."""
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     context.add_init_script(HAS_LAUNCHED)
     page = context.new_page()
+    if line is not None:
+        rate = line * 1e6 / 8  # bytes a second
+        limits = {"latency": 40, "downloadThroughput": rate, "uploadThroughput": rate}
+        network = context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.send("Network.emulateNetworkConditions", {"offline": False, **limits})
     page.goto(f"{app.url}{query}", wait_until="commit")
     seconds = page.wait_for_function(_SEEN % condition, timeout=60_000).json_value()
     context.close()

@@ -332,7 +332,7 @@ SMALLEST = (
 ON_A_PAGE = (
     SmallRun(
         "tests.benchmarks.addresses",
-        "--repeats 1 --views compare plan",
+        "--repeats 1 --views compare plan --line 100",
         (r"^bare: median \d", r"^compare: median \d", r"^plan: median \d"),
         judges=True,
         without_rate="times of a page",

@@ -57,6 +57,18 @@ def test_the_theme_that_was_switched_to_is_there_after_a_reload(browser: Browser
         expect(dark).to_have_count(1 - before)
 
 
+def test_the_page_comes_compressed_and_gradio_reads_its_events_without_proxies(
+    browser: Browser, url: str
+) -> None:
+    with visit(browser, url) as page:
+        answer = page.reload()
+        assert answer is not None
+        assert answer.headers["content-encoding"] == "gzip"
+        expect(page.locator("#top .pill").first).to_be_visible()
+        kind = "window.gradio_config.dependencies.constructor.name"
+        assert page.evaluate(kind) == "Events"  # not "Array", of which Svelte makes proxies
+
+
 def figure_widths(page: Page) -> list[tuple[float, float]]:
     """Each visible figure's drawn width and the width that it has."""
     return page.evaluate(
