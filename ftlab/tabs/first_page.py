@@ -23,12 +23,14 @@ enough for every timer. The script has to run before gradio's own, which store
 
 _PLAIN_EVENTS = """<script>{
   class Events extends Array {}
+  const event = (given) => given.trigger_after === null ? given : { ...given, targets: [] };
   let config;
   Object.defineProperty(window, "gradio_config", {
     configurable: true,
     get: () => config,
     set: (given) => {
-      if (Array.isArray(given?.dependencies)) given.dependencies = Events.from(given.dependencies);
+      const events = given?.dependencies;
+      if (Array.isArray(events)) given.dependencies = Events.from(events, event);
       config = given;
     },
   });
@@ -36,7 +38,11 @@ _PLAIN_EVENTS = """<script>{
 """gradio's frontend searches all events of the page for each of its components, and reads them
 through Svelte's proxies, which took 0.35 of the 1.9 s in which this page opened. Svelte makes no
 proxy of an object whose class is neither plain `Array` nor `Object`. Nothing changes these events,
-so nothing has to notice a change of them."""
+so nothing has to notice a change of them.
+
+It also searches the components for what starts each event, twice. An event after another one
+(`trigger_after`) is started by that number; its target names no component, so that search passes
+all of them: 0.08 s."""
 
 _QUICK = 4  # of zlib's levels: 1 MB in 9 ms to a tenth; the last level takes 23 ms for 1 % more
 
