@@ -256,7 +256,7 @@ def launch_options() -> dict[str, Any]:
         "footer_links": [],
         "run_history": False,
         "ssr_mode": False,
-        "state_session_capacity": 300,  # a megabyte each, kept after the page is closed
+        "state_session_capacity": 300,  # kept after the page is closed
         "max_file_size": "100mb",
     }
 

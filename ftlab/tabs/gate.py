@@ -68,6 +68,7 @@ from ftlab.tabs.requests import (
     text_of,
     unbroken,
 )
+from ftlab.tabs.sessions import Sessions
 
 _MOST_REMEMBERED = 10_000
 """Maximum number of visitors in memory. A visitor who was dropped starts with a full allowance."""
@@ -459,6 +460,7 @@ class GatedApp(App):
             openapi_url=None,
             default_response_class=ORJSONResponse,
         )
+        self.state_holder = Sessions()
         self._gate = gate
         self._limits = limits
         self._calls = calls
