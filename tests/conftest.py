@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import ftlab.tabs  # noqa: F401  # before anything imports gradio
 from ftlab.methods.peft_rules import match_without_backtracking
 from tests import promises
 from tests.slow import slow_files

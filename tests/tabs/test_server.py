@@ -6,7 +6,6 @@ import sys
 from copy import deepcopy
 from functools import cache
 from typing import Any
-from unittest.mock import patch
 
 import gradio as gr
 import pytest
@@ -20,19 +19,17 @@ from tests.asynchronous import run
 SKIPPED = {"__type__": "update"}
 
 
-with patch("gradio.component_meta.create_or_modify_pyi"):  # it writes a file beside this one
+class Made(gr.Textbox):
+    """Counts how often a component is made."""
 
-    class Made(gr.Textbox):
-        """Counts how often a component is made."""
+    count = 0
 
-        count = 0
+    def __init__(self, *args: Any, **kw: Any) -> None:
+        type(self).count += 1
+        super().__init__(*args, **kw)
 
-        def __init__(self, *args: Any, **kw: Any) -> None:
-            type(self).count += 1
-            super().__init__(*args, **kw)
-
-        def get_block_name(self) -> str:
-            return "textbox"
+    def get_block_name(self) -> str:
+        return "textbox"
 
 
 @cache
