@@ -1,7 +1,7 @@
 """What the server keeps of each open page: its states, and no copy of its components.
 
 Gradio keeps the configuration and the last value of every component for each page, so that a deep
-link can rebuild it. The gate refuses deep links, so here that is left out.
+link can rebuild it. The gate refuses deep links, so nothing here needs them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class StatesOnly(SessionState):
     """The values of a page's `gr.State` components."""
 
     def __init__(self, blocks: gr.Blocks) -> None:
-        # Gradio copies the components that are in `blocks`.
+        # Gradio copies the components that are in `blocks`: none.
         super().__init__(SimpleNamespace(default_config=blocks.default_config, blocks=()))  # type: ignore[arg-type]
 
     def __setitem__(self, key: int, value: Any) -> None:

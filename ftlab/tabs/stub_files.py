@@ -10,14 +10,13 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from importlib.util import spec_from_file_location
 from types import ModuleType
 
 _WRITER = "gradio.component_meta"
 
 
 def leave_out_stub_files() -> None:
-    """Makes the next import of gradio write none; call it before that. Later ones are as usual."""
+    """Prevents gradio from writing them; has no effect once gradio was imported."""
     if _WRITER not in sys.modules:
         sys.meta_path.insert(0, _Finder())
 
@@ -32,9 +31,9 @@ class _Finder(MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         found = PathFinder.find_spec(fullname, path)
-        if found is None or not isinstance(found.loader, SourceFileLoader):
-            return found
-        return spec_from_file_location(fullname, loader=_Loader(fullname, found.loader.path))
+        if found is not None and isinstance(found.loader, SourceFileLoader):
+            found.loader = _Loader(fullname, found.loader.path)
+        return found
 
 
 class _Loader(SourceFileLoader):

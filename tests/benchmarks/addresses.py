@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--views", nargs="*", choices=VIEWS, default=list(VIEWS))
-    parser.add_argument("--line", type=float, metavar="MBIT")
+    parser.add_argument("--line", type=float, metavar="MBIT", help="a second, with 40 ms delay")
     options = parser.parse_args(arguments)
     measured: dict[str, list[float]] = {name: [] for name in ("bare", *options.views)}
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import ROOT
+
 OWN = """
 import gradio as gr
 
@@ -27,7 +29,8 @@ def test_a_component_has_its_events_and_gets_a_stub_file_only_without_ftlab(
     (tmp_path / "own.py").write_text(OWN)
     subprocess.run(
         [sys.executable, "-c", f"{before}\nimport own\nown.Own.said, own.Own.change"],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:."},
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         check=True,
         timeout=120,
     )
