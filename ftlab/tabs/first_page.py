@@ -1,7 +1,7 @@
 """The page as it is sent: compressed, with two scripts of ours before those of gradio.
 
 Both scripts make gradio's frontend do less. They have to run before it, so they cannot be in the
-page's `head`, which gradio adds when it runs. Browsers are told that gradio's own files never change.
+page's `head`, which gradio adds when it runs. Browsers are told that gradio's files never change.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ Without targets there is no search: 0.08 s less."""
 _QUICK = 4  # of zlib's levels: 1 MB in 9 ms to a tenth; the last level takes 23 ms for 1 % more
 
 _ASSETS = "/assets/"
-"""gradio names each file there by its content, but does not tell the browser so. Browsers asked again
-for all 82 that the page loads, once they had kept them for a tenth of the files' age."""
+"""gradio names each file there by its content, but does not tell the browser so. Browsers asked
+again for all 82 that the page loads, once they had kept them for a tenth of the files' age."""
 
 
 class FirstPage:
