@@ -10,11 +10,18 @@ import importlib.util
 import json
 import subprocess
 import sys
+from ctypes.util import find_library
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-IS_HERE = importlib.util.find_spec("xllamacpp") is not None
+import pytest
+
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("xllamacpp") is None or find_library("gomp") is None,
+    reason="llama.cpp needs its wheel xllamacpp (requirements-dev.txt) and libgomp "
+    "(Debian: apt-get install libgomp1)",
+)
 
 _SCRIPT = """
 import json, sys, urllib.request

@@ -23,15 +23,11 @@ from ftlab.share import gguf_export
 from ftlab.share.gguf_adapter import adapter_contents
 from ftlab.share.gguf_control import TYPES, model_folder
 from ftlab.share.gguf_export import check_gguf, model_contents, write_gguf
-from tests.llama_cpp import IS_HERE, LlamaCpp
+from tests.llama_cpp import LlamaCpp, needs_llama_cpp
 from tests.share.conftest import Train
 
 TEXTS = ("in the beginning", "  the\n\nend 12 345", "<|start|>user\nnäh 🦊<|end|>")
 IDS = list(range(2, 34))
-
-needs_llama_cpp = pytest.mark.skipif(
-    not IS_HERE, reason="xllamacpp, the wheel of llama.cpp, is not installed (requirements-dev.txt)"
-)
 
 
 @pytest.fixture(scope="session")

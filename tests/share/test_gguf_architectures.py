@@ -15,7 +15,7 @@ from ftlab.share.gguf_architectures import ARCHITECTURES
 from ftlab.share.gguf_export import model_contents, write_gguf
 from ftlab.training.probe import byte_tokenizer
 from tests.architectures import FAMILIES, config_of
-from tests.llama_cpp import IS_HERE, LlamaCpp
+from tests.llama_cpp import LlamaCpp, needs_llama_cpp
 from tests.tiny import give_merges
 
 IDS = list(range(5, 45))
@@ -59,9 +59,7 @@ def made(folder: Path, family: str, more: dict[str, Any]) -> Any:
     return model
 
 
-@pytest.mark.skipif(
-    not IS_HERE, reason="xllamacpp, the wheel of llama.cpp, is not installed (requirements-dev.txt)"
-)
+@needs_llama_cpp
 @pytest.mark.parametrize("case", CASES)
 def test_llama_cpp_computes_the_same_logits(case: str, tmp_path: Path) -> None:
     family, more = CASES[case]

@@ -18,7 +18,7 @@ from ftlab.models.bundled import bundled_folder, ensure_bundled
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.share.gguf_export import Contents, Planned, model_contents, write_gguf
 from ftlab.share.model_card import LICENCES
-from tests.llama_cpp import IS_HERE, LlamaCpp
+from tests.llama_cpp import LlamaCpp, needs_llama_cpp
 
 pytestmark = pytest.mark.model
 
@@ -85,9 +85,7 @@ def test_all_keys_that_both_have_and_all_weights_are_those_of_the_published_file
     assert weights_of(map(made, contents.tensors)) == published["weights"]
 
 
-@pytest.mark.skipif(
-    not IS_HERE, reason="xllamacpp, the wheel of llama.cpp, is not installed (requirements-dev.txt)"
-)
+@needs_llama_cpp
 def test_llama_cpp_answers_as_transformers_does(contents: Contents, tmp_path: Path) -> None:
     file = tmp_path / "bundled.gguf"
     write_gguf(model_contents(bundled_folder(), "f16", "SmolLM2"), file, replace=False)

@@ -9,7 +9,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from ftlab.share.gguf_export import model_contents, write_gguf
 from ftlab.share.gguf_tokenizer import DIGITS, GPT2, SPLITS
-from tests.llama_cpp import IS_HERE, LlamaCpp
+from tests.llama_cpp import LlamaCpp, needs_llama_cpp
 from tests.tiny import make_tiny_model
 
 LEARNT = [
@@ -46,9 +46,7 @@ def make_tokenizer(folder: Path, steps: tuple[str, ...], whole: bool) -> Tokeniz
     return tokenizer
 
 
-@pytest.mark.skipif(
-    not IS_HERE, reason="xllamacpp, the wheel of llama.cpp, is not installed (requirements-dev.txt)"
-)
+@needs_llama_cpp
 @pytest.mark.parametrize("split", SPLITS, ids=list(SPLITS.values()))
 def test_llama_cpp_gets_the_same_tokens(
     split: tuple[tuple[str, ...], bool], tmp_path: Path

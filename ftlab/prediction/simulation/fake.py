@@ -15,6 +15,7 @@ import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -252,6 +253,8 @@ def _sent_away(model: nn.Module) -> frozenset[int]:
 
 
 _STATE, _NO_KEY = _CacheKeyState(None), _DispatchCacheKey(())  # for tensors without symbolic sizes
+# torch 2.13 asks for the operation to make its result from a cache entry, torch 2.15 does not.
+_ASKS_FOR_FUNCTION = "func" in signature(FakeTensorMode._output_from_cache_entry).parameters
 
 
 class QuickFakeMode(FakeTensorMode):
@@ -290,7 +293,8 @@ class QuickFakeMode(FakeTensorMode):
             known = self._known[key]
             if known is None:
                 return self._dispatch_impl(func, types, args, kwargs)
-            return self._output_from_cache_entry(_STATE, known, _NO_KEY, func, args)
+            asked: tuple[Any, ...] = (func, args) if _ASKS_FOR_FUNCTION else (args,)
+            return self._output_from_cache_entry(_STATE, known, _NO_KEY, *asked)
         result = super()._cached_dispatch_impl(func, types, args, kwargs)
         self._known[key] = self._remembered(func, args, kwargs)
         return result
