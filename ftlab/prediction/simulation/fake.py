@@ -268,6 +268,15 @@ class QuickFakeMode(FakeTensorMode):
         super().__init__()
         self._known: dict[Hashable, _DispatchCacheValidEntry | None] = {}
 
+    @property
+    def avoid_device_init(self) -> bool:
+        """Returns False: no tensor here is on CUDA.
+
+        torch built for CUDA would else pretend to have a card on a machine without one. Its
+        backward pass then starts a thread for that card, and none works in a fork any more.
+        """
+        return False
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Returns False: nothing is compiled here, and torch's Dynamo guard is slow."""

@@ -143,7 +143,8 @@ def _taken() -> dict[str, bytes]:
 
 def _refused() -> dict[str, bytes]:
     good = "prompt,completion\n" + "a,b\n" * 4
-    deep = '{"prompt": ' + "[" * 1_500 + "]" * 1_500 + "}"
+    deepest = '{"prompt": ' + "[" * 100_000 + "]" * 100_000 + "}"  # Python 3.13 reads thousands
+    deep = '{"prompt": ' + "[" * 13_500 + "]" * 1_500 + "}"
     return {
         "refused/utf16.csv": good.encode("utf-16"),
         "refused/latin1.csv": "prompt,completion\né,b\n".encode("latin-1"),
@@ -155,9 +156,9 @@ def _refused() -> dict[str, bytes]:
         "refused/unnamed.csv": b"prompt,,completion\na,b,c\n",
         "refused/open-quote.csv": b'prompt,completion\n"a,b\n' * 3,
         "refused/bare-quote.csv": b'prompt,completion\na"b,"c"d\n',
-        "refused/deep.json": (f"[{deep}]").encode(),
+        "refused/deep.json": (f"[{deepest}]").encode(),
         "refused/deeper.json": b"[" * 20_000,
-        "refused/deep.jsonl": deep.replace("[", "[" * 9).encode(),
+        "refused/deep.jsonl": deep.encode(),
         "refused/long-number.json": b'[{"prompt": ' + b"9" * 5_000 + b"}]",
         "refused/not-a-list.json": b'"prompt"',
         "refused/two-lists.json": b'{"a": [], "b": []}',

@@ -57,3 +57,16 @@ def test_a_tensor_with_values_is_left_to_torch() -> None:
         assert known.item() == 3
         assert (known + 1).item() == 4
     assert not any(func is torch.ops.aten._local_scalar_dense.default for func, *_ in mode._known)
+
+
+def test_no_card_is_pretended_because_then_no_backward_pass_works_in_a_fork(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pretended: list[bool] = []
+    monkeypatch.setattr(torch._C, "_ensureCUDADeviceGuardSet", lambda: pretended.append(True))
+    with QuickFakeMode():
+        assert torch.empty(2).device.type == "cpu"
+    assert not pretended
+    with FakeTensorMode():  # where no card is, torch's own pretends one
+        pass
+    assert bool(pretended) is not torch.cuda.is_available()
