@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ftlab.tabs  # noqa: F401  # before anything imports gradio
+from ftlab.basics.processes import WITHOUT_HUB_CODE
 from ftlab.methods.peft_rules import match_without_backtracking
 from tests import promises
 from tests.slow import slow_files
@@ -26,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
     match_without_backtracking()  # as in every worker
-    os.environ["USE_HUB_KERNELS"] = "NO"
+    os.environ |= WITHOUT_HUB_CODE
     promises.start(config)
 
 

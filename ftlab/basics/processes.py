@@ -38,9 +38,20 @@ from ftlab.basics.system import read_proc
 _OF_THE_HUB = ("HF_", "HUGGING_FACE_", "HUGGINGFACE", "TRACKIO_")
 """Prefixes of the environment variables that huggingface_hub and trackio read."""
 
+WITHOUT_HUB_CODE = {
+    "USE_HUB_KERNELS": "NO",  # from 5.25 on transformers takes code for layers from the Hub
+    # When bitsandbytes is imported, it asks the package `kernels` for compiled code, on a CPU with
+    # AVX512-BF16 and on an Apple GPU. It looks here first, finds none and uses its own.
+    "LOCAL_KERNELS": ":".join(
+        f"kernels-community/{name}={os.devnull}"
+        for name in ("quantization-bitsandbytes", "bitsandbytes-mps")
+    ),
+}
+"""Variables under which no library runs code from the Hub. Otherwise a run would depend on whether
+the Hub can be reached, and on what was downloaded before."""
+
 WITHOUT_HUB = {
     "HF_HUB_OFFLINE": "1",
-    "USE_HUB_KERNELS": "NO",  # from 5.25 on transformers takes code for layers from it
     "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
     "HF_TOKEN_PATH": os.devnull,  # else the library reads the token of `hf auth login`
 }
@@ -66,6 +77,7 @@ def python_environment(needs_hub: bool = False) -> dict[str, str]:
     }
     return (
         kept
+        | WITHOUT_HUB_CODE
         | ({} if needs_hub else WITHOUT_HUB)
         | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from ftlab.basics.devices import CPU, show_only, usable_cores
+from ftlab.basics.processes import WITHOUT_HUB_CODE
 from ftlab.methods.peft_rules import match_without_backtracking
 from ftlab.models import openmp
 
@@ -75,7 +76,8 @@ def prepare_for_libraries(device_id: str, forks: bool = False) -> None:
         openmp.yield_cores()
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    # On a CPU with AVX512-BF16 it asks for a package that would load its kernels from the Hub.
+    os.environ |= WITHOUT_HUB_CODE
+    # On a CPU with AVX512-BF16 it says in every log that it has no code from the Hub.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     match_without_backtracking()
 

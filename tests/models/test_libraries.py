@@ -5,13 +5,20 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from ftlab.basics.processes import ALLOCATOR_SETTINGS, python_environment, worker_environment
+from ftlab.basics.processes import (
+    ALLOCATOR_SETTINGS,
+    WITHOUT_HUB_CODE,
+    python_environment,
+    worker_environment,
+)
 from ftlab.models import openmp
 from ftlab.models.libraries import (
     CPU_SETTINGS,
@@ -69,6 +76,28 @@ def test_bitsandbytes_does_not_ask_for_kernels_of_the_hub() -> None:
     assert find_spec(module)
     prepare_for_libraries("cpu")
     assert not logging.getLogger(module).isEnabledFor(logging.WARNING)
+
+
+@pytest.mark.parametrize("place", ["cpu", "mps"])
+def test_bitsandbytes_gets_no_code_from_the_hub(place: str) -> None:
+    """Also not from what another program downloaded: the same run would compute something else."""
+    kernels = pytest.importorskip("kernels")  # needed by transformers from 5.25 on
+    backend = find_spec(f"bitsandbytes.backends.{place}.ops")
+    assert backend
+    assert backend.origin
+    source = Path(backend.origin).read_text(encoding="utf-8")
+    asked = re.findall(r'get_kernel\(\s*"([^"]+)", version=1', source)
+    assert asked
+    prepare_for_libraries("cpu")
+    for name in asked:
+        with pytest.raises(FileNotFoundError, match=os.devnull):
+            kernels.get_kernel(name, version=1)
+
+
+@pytest.mark.parametrize("needs_hub", [True, False])
+def test_no_process_takes_code_from_the_hub(needs_hub: bool) -> None:
+    os.environ["USE_HUB_KERNELS"] = "YES"
+    assert worker_environment(needs_hub).items() >= WITHOUT_HUB_CODE.items()
 
 
 def test_a_worker_starts_with_the_allocators_settings_unless_the_person_has_their_own() -> None:
