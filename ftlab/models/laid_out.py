@@ -1,4 +1,5 @@
-"""Weights of linear layers in oneDNN's own layout, for answers on a CPU.
+"""Weights of linear layers in oneDNN's own layout, for answers on a CPU: in the playground as long
+as there is memory, and while a run is scored.
 
 torch multiplies bf16 by oneDNN there, which lays the weight out anew for each product. With the few
 rows of one more token of each answer, that takes as long as the product itself. In bf16 the result
@@ -9,7 +10,8 @@ twice as long with few rows.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any
@@ -72,7 +74,7 @@ class LaidOut:
         self.shared = SharedProduct([len(weight) for weight in weights])
         joined = weights[0].detach() if len(weights) == 1 else torch.cat(weights).detach()
         self._weight: Tensor | None
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(joined, _ROWS)
+        self._weight = in_layout(joined)
 
     def free(self) -> None:
         """Frees the layout, for all copies that share it."""
@@ -92,14 +94,14 @@ class LaidOut:
     def linear(self, given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As `torch.nn.functional.linear`, by the layout where that is possible.
 
-        It does not where gradients are needed, under autocast, and once the weight was replaced or
-        changed in place.
+        It does not where gradients are needed, where autocast would multiply in another dtype, and
+        once the weight was replaced or changed in place.
         """
         if (
             given.dtype is weight.dtype
             and given.numel()
             and not (torch.is_grad_enabled() and _learns(given, weight, bias))
-            and not torch.is_autocast_enabled("cpu")
+            and _computes_in(weight.dtype)
             and self.is_of(weight)
         ):
             if len(self._of) == 1:
@@ -110,17 +112,31 @@ class LaidOut:
 
     def product(self, given: Tensor, bias: Tensor | None = None) -> Tensor:
         """The product of all weights with `given`, all of one dtype. Has no gradient."""
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(
-            given, self._weight, bias, "none", [], ""
-        )
-        return found
+        return product(self._weight, given, bias)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LaidOut:
         return self
 
 
+def in_layout(weight: Tensor) -> Tensor:
+    """A copy of the weight for `product` alone; the tensor itself need not be kept."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS)
+    return found
+
+
+def product(layout: Tensor | None, given: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The product of a weight in that layout with `given`. Has no gradient."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(given, layout, bias, "none", [], "")
+    return found
+
+
 def _learns(given: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     return given.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+
+
+def _computes_in(dtype: torch.dtype) -> bool:
+    is_cast = torch.is_autocast_enabled("cpu")
+    return not is_cast or torch.get_autocast_dtype("cpu") is dtype
 
 
 class LaidOutLinear(nn.Linear):
@@ -132,22 +148,48 @@ class LaidOutLinear(nn.Linear):
         return self.laid_out.linear(given, self.weight, self.bias)
 
 
-def lay_out(model: nn.Module, room: int) -> int:
+def lay_out(model: nn.Module, room: int, exact: bool = False) -> int:
     """Lays out the weights of the model's linear layers on a CPU, as many as fit in `room` bytes.
 
-    Returns the bytes they take.
+    With `exact`, only those whose products stay the same bit for bit. Returns the bytes they take.
     """
-    taken = 0
+    chosen = _fitting(model, room, exact)
+    for layers in chosen:
+        laid_out = LaidOut(*(layer.weight for layer in layers))
+        for layer in layers:
+            layer.__class__ = LaidOutLinear
+            layer.laid_out = laid_out
+    return sum(map(_weight_bytes, chosen))
+
+
+def bytes_to_lay_out(model: nn.Module, room: int, exact: bool = False) -> int:
+    """The bytes that `lay_out` would take."""
+    return sum(map(_weight_bytes, _fitting(model, room, exact)))
+
+
+@contextmanager
+def laid_out_meanwhile(model: nn.Module, room: int) -> Iterator[None]:
+    """Lays out weights in at most `room` bytes meanwhile; outputs stay the same bit for bit."""
+    lay_out(model, room, exact=True)
+    try:
+        yield
+    finally:
+        free_layout(model)
+
+
+def _fitting(model: nn.Module, room: int, exact: bool) -> list[list[Any]]:
+    """The layers to lay out, those together that share a product, in the order of the model."""
+    chosen = []
     for layers in _with_same_input(model):
-        weights = [layer.weight for layer in layers]
-        size = sum(weight.nbytes for weight in weights)
-        if taken + size <= room:
-            laid_out = LaidOut(*weights)
-            for layer in layers:
-                layer.__class__ = LaidOutLinear
-                layer.laid_out = laid_out
-            taken += size
-    return taken
+        is_exact = layers[0].weight.dtype is torch.bfloat16
+        if (is_exact or not exact) and _weight_bytes(layers) <= room:
+            chosen.append(layers)
+            room -= _weight_bytes(layers)
+    return chosen
+
+
+def _weight_bytes(layers: Sequence[Any]) -> int:
+    return sum(layer.weight.nbytes for layer in layers)
 
 
 def _with_same_input(model: nn.Module) -> list[list[Any]]:

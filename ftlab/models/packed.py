@@ -4,13 +4,20 @@ weights that stay unpacked for a while.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from ftlab.models.laid_out import can_lay_out, in_layout, product
+
+Multiply = Callable[[Tensor, Tensor | None], Tensor]
+"""Multiplies an input by one weight, and adds the bias."""
 
 
 def packed_layers(model: nn.Module) -> Iterator[Any]:
@@ -57,19 +64,23 @@ def forbid_repacking(model: nn.Module) -> None:
 
 
 @contextmanager
-def unpacked_on_cpu(model: nn.Module, room: int) -> Iterator[None]:
+def unpacked_on_cpu(model: nn.Module, room: int, laid_out: bool = False) -> Iterator[int]:
     """Keeps 4-bit weights unpacked meanwhile, if they are on a CPU and take at most `room` bytes.
 
-    There bitsandbytes unpacks a weight for each product, so the outputs are the same bit for bit;
-    they have no gradient. A GPU has kernels of its own, which add in another order.
+    Yields the bytes they take. On a CPU bitsandbytes unpacks a weight for each product, so the
+    outputs are the same bit for bit; they have no gradient. A GPU has kernels of its own, which add
+    in another order. `laid_out` has bf16 weights in oneDNN's layout instead, in the same room.
     """
     layers = [layer for layer in packed_layers(model) if has_four_bits(layer)]
     on_cpu = all(layer.weight.device.type == "cpu" for layer in layers)
-    if on_cpu and sum(map(_unpacked_bytes, layers)) <= room:
-        for layer in layers:
-            layer.forward = partial(_product, layer, _unpacked(layer))
+    taken = sum(map(_unpacked_bytes, layers))
+    if not on_cpu or taken > room:
+        yield 0
+        return
     try:
-        yield
+        for layer in layers:
+            layer.forward = partial(_product, layer, _multiplier(_unpacked(layer), laid_out))
+        yield taken
     finally:
         for layer in layers:
             layer.__dict__.pop("forward", None)
@@ -88,6 +99,13 @@ def _unpacked(layer: Any) -> Tensor:
     return weight
 
 
-def _product(layer: Any, weight: Tensor, given: Tensor) -> Tensor:
-    bias = None if layer.bias is None else layer.bias.to(weight.dtype)
-    return nn.functional.linear(given.to(weight.dtype), weight, bias).to(given.dtype)
+def _multiplier(weight: Tensor, laid_out: bool) -> Multiply:
+    if laid_out and weight.dtype is torch.bfloat16 and can_lay_out(weight):
+        return partial(product, in_layout(weight))
+    return lambda given, bias: functional.linear(given, weight, bias)
+
+
+def _product(layer: Any, multiply: Multiply, given: Tensor) -> Tensor:
+    dtype = layer.compute_dtype
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return multiply(given.to(dtype), bias).to(given.dtype)

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ftlab.models.laid_out import (
+    LaidOut,
     LaidOutLinear,
+    bytes_to_lay_out,
     can_lay_out,
     free_layout,
     is_the_same_here,
+    laid_out_meanwhile,
     lay_out,
     make_plain,
 )
@@ -73,6 +76,43 @@ def test_as_many_are_laid_out_as_there_is_room_for(model: nn.Sequential) -> None
     assert lay_out(model, 2 * one - 1) == one
     assert products(model) == [True, False]
     assert lay_out(layers(), one - 1) == 0
+
+
+@bf16_products
+def test_what_must_stay_exact_is_laid_out_in_bf16_alone() -> None:
+    one = 2 * WIDE[0] * WIDE[1]
+    both = nn.Sequential(layers(torch.float32), layers())
+    assert bytes_to_lay_out(both, PLENTY) == 6 * one
+    assert bytes_to_lay_out(both, PLENTY, exact=True) == 2 * one
+    assert products(both) == [False] * 4, "only counted"
+    with laid_out_meanwhile(both, 2 * one - 1):
+        assert products(both) == [False, False, True, False]
+    assert [type(layer) for layer in both[1]] == [nn.Linear, nn.SiLU, nn.Linear]
+
+
+@bf16_products
+def test_an_error_meanwhile_leaves_the_layers_as_they_were(model: nn.Sequential) -> None:
+    with pytest.raises(KeyError), laid_out_meanwhile(model, PLENTY):
+        raise KeyError
+    assert [type(layer) for layer in model] == [nn.Linear, nn.SiLU, nn.Linear]
+
+
+@bf16_products
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_has_the_layout_where_it_multiplies_in_the_same_dtype(
+    model: nn.Sequential, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[Tensor] = []
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        expected = model(given(5))
+    lay_out(model, PLENTY)
+    multiply = LaidOut.product
+    monkeypatch.setattr(
+        LaidOut, "product", lambda *given: calls.append(given[1]) or multiply(*given)
+    )
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        assert torch.equal(model(given(5)), expected)
+    assert len(calls) == (2 if dtype is torch.bfloat16 else 0)
 
 
 @bf16_products

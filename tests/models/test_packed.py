@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ftlab.models import packed
+from ftlab.models.laid_out import is_the_same_here
 from ftlab.models.loading import load_base_model
 from ftlab.models.packed import packed_layers, unpacked_on_cpu
 from ftlab.models.reference import ModelReference
@@ -72,6 +75,34 @@ def test_the_outputs_are_the_same_bit_for_bit(
     assert torch.equal(logits, expected)
     assert torch.equal(after, expected)
     assert (times, kept, again) == (14, 0, 14)
+
+
+@pytest.mark.parametrize("policy", ["bf16", "fp32", "mixed"])
+def test_weights_laid_out_for_onednn_give_the_same_outputs_and_take_the_same_room(
+    policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only in bf16: fp32 would add in another order."""
+    laid_out: list[torch.dtype] = []
+    in_layout = packed.in_layout
+
+    def counting(weight: Tensor) -> Tensor:
+        laid_out.append(weight.dtype)
+        return in_layout(weight)
+
+    monkeypatch.setattr(packed, "in_layout", counting)
+    folder = make_tiny_model(tmp_path / "wide", spread=0.1, biases=True, width=512)
+    source = ResolvedModel(ModelReference("folder", str(folder)), folder)
+    model = load_base_model(source, policy, "nf4", CPU).eval()
+    width = {"fp32": 4}.get(policy, 2)
+    needed = width * sum(one.in_features * one.out_features for one in packed_layers(model))
+    expected, _ = passed(model)
+    with unpacked_on_cpu(model, needed, laid_out=True) as taken:
+        logits, unpackings = passed(model)
+    assert (taken, unpackings) == (needed, 0)
+    assert torch.equal(logits, expected)
+    assert len(laid_out) == (14 if policy != "fp32" and is_the_same_here() else 0)
+    with unpacked_on_cpu(model, needed - 1, laid_out=True) as taken:
+        assert taken == 0
 
 
 def test_weights_that_take_more_room_than_there_is_stay_packed(load: Load) -> None:

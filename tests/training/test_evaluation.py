@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from ftlab.jobs.launch import plan_sweep
+from ftlab.models.laid_out import LaidOutLinear, free_layout, is_the_same_here
+from ftlab.models.loading import load_base_model, load_tokenizer
+from ftlab.models.resolve import resolve_model
 from ftlab.playground.panes import cannot_answer
 from ftlab.records.result import Measures, RunResult
 from ftlab.records.run import RunDirectory
@@ -17,11 +21,14 @@ from ftlab.records.spec import RunSpec
 from ftlab.records.store import read_run
 from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.share.weights import weights_of
+from ftlab.tasks.formatting import FormattedExample
 from ftlab.tasks.reference import load
 from ftlab.training import evaluate, run
 from ftlab.training.evaluate import ShrinkingBatches
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord
+from ftlab.training.step import Arithmetic
+from tests.tiny import make_tiny_model
 from tests.training.one_run import do, request, spec_of
 from tests.training.steps import CPU
 
@@ -150,6 +157,42 @@ def test_answers_wait_until_as_many_are_there_as_may_be_generated_at_once(
     monkeypatch.setattr(run, "_below_peak", lambda meter: 1 << 30)
     do(spec, tmp_path / "below the peak of the training")
     assert sizes[5:] == [4]
+
+
+@pytest.mark.parametrize("precision", [None, "nf4"])
+@pytest.mark.parametrize("policy", ["bf16", "fp32"])
+def test_weights_that_are_quicker_for_answers_change_no_number_and_are_freed(
+    policy: Any, precision: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = resolve_model(str(make_tiny_model(tmp_path / "wide", spread=0.1, width=512)))
+    tokenizer = load_tokenizer(source)
+    model: Any = load_base_model(source, policy, precision, CPU)
+    example = FormattedExample("", "", (5, 6, 7, 8, 9), (5, 9))
+    held_out: Any = SimpleNamespace(examples=(None,) * 3, formatted=(example,) * 3)
+    metric = SimpleNamespace(score_each=lambda examples, answers: [0.0] * len(answers))
+    task: Any = SimpleNamespace(max_new_tokens=12, metric=metric)
+    laid_out: list[bool] = []
+    read_batch = evaluate.read_batch
+
+    def looking(*given: Any) -> Any:
+        laid_out.append(any(type(layer) is LaidOutLinear for layer in model.modules()))
+        return read_batch(*given)
+
+    def scored(with_answers: bool = True) -> Any:
+        return evaluate.evaluate(
+            model, tokenizer, held_out, task, [-1], Arithmetic(policy, CPU),
+            progress=lambda done, total: None, with_answers=with_answers,
+        )  # fmt: skip
+
+    monkeypatch.setattr(evaluate, "read_batch", looking)
+    found, without_answers = scored(), scored(with_answers=False)
+    monkeypatch.setattr(evaluate, "CACHE_BYTES", 1)
+    expected = scored()
+    assert (found.losses, found.answers) == (expected.losses, expected.answers)
+    assert without_answers.losses == found.losses
+    is_quick = policy == "bf16" and is_the_same_here()
+    assert laid_out == [is_quick, False, False]
+    assert not free_layout(model)
 
 
 def test_what_was_trained_is_saved_before_it_is_scored(

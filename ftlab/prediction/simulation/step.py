@@ -41,6 +41,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.cpu_updates import clip_within_step, use_sparse_token_gradients
 from ftlab.models.generation import soft_outputs
+from ftlab.models.laid_out import bytes_to_lay_out, is_the_same_here
 from ftlab.models.packed import scales_of, unpacked_on_cpu
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
 from ftlab.prediction.duration import ScoringWork, StepWork, Work
@@ -168,16 +169,18 @@ def score(
     The pass over the longest prompts is simulated, and the pass over the first new token. The
     memory at the end of the answers is computed from their cache: it grows by the new tokens, and
     one layer's part counts twice, because growing copies it. `trained` is the peak of the steps in
-    bytes: what is free since then decides whether 4-bit weights stay unpacked.
+    bytes: what is free since then decides whether 4-bit weights stay unpacked, and which weights
+    are laid out for a CPU.
     """
     log.name(scales_of(model), "weights")
     log.name(on_device(model, step.device), "weights")
     room = max(CACHE_BYTES, trained - log.living) // 2
-    unpacked = unpacked_on_cpu(model, room) if step.device == "cpu" else nullcontext()
+    unpacked = unpacked_on_cpu(model, room) if step.device == "cpu" else nullcontext(0)
     causal_lm: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     length = scoring.prompt + soft_outputs(model)
     model.eval()
-    with torch.no_grad(), arithmetic.context(), unpacked:
+    with torch.no_grad(), arithmetic.context(), unpacked as taken:
+        laid_out = bytes_to_lay_out(model, room - taken, exact=True) if step.shard == 1 else 0
         weights = log.living
         log.take()
         with _output_apart(causal_lm, log) as apart:
@@ -196,7 +199,7 @@ def score(
         copied = grown / (2 * max(1, int(causal_lm.config.get_text_config().num_hidden_layers)))
         chosen = rows * int(output.logits.shape[-1]) * 4  # the last token's, in fp32
         waiting = a_token * (rows - scoring.rows) * length
-        peak = max(
+        peak = laid_out + max(
             log.peak(rounding=step.device != "cpu").bytes + round(waiting),
             round(weights + grown + copied + chosen),
         )
@@ -388,6 +391,7 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     """Simulates the step of a model on the meta device, with the memory use of its device."""
     step = replace(step, batch=step.rows)
+    is_the_same_here()  # kept for the scoring: a fake mode computes no products
     loss_positions = step.batch * (step.completion_tokens or step.length)
     on_cuda = step.device == "cuda"
     with (

@@ -83,22 +83,24 @@ def test_answers_are_predicted_to_take_what_they_take(rows: int, tiny_model: Pat
     assert predicted - held == pytest.approx(found[0], rel=0.1)
 
 
-@pytest.mark.parametrize("method", ["full", "qlora"])
+@pytest.mark.parametrize(
+    ("method", "policy"), [("full", "fp32"), ("full", "bf16"), ("qlora", "fp32")]
+)
 def test_answers_that_wait_for_each_other_are_predicted_to_take_what_they_take(
-    method: str, tmp_path: Path
+    method: str, policy: Any, tmp_path: Path
 ) -> None:
     """64 of them: four batches are read, and their keys and values wait for the answers. Weights in
-    4 bits are unpacked meanwhile, which takes a twelfth of it here."""
+    4 bits are unpacked meanwhile, which takes a twelfth of it here; those in bf16 are laid out."""
     source = resolve_model(str(make_tiny_model(tmp_path / "tiny", width=512)))
     scoring = Scoring(EVALUATION_BATCH, prompt=200, new_tokens=100)
     packing: Any = "nf4-double" if method == "qlora" else None
-    step = Step(16, 1, 8, weights="fp32", device="cpu", scoring=scoring, packing=packing)
+    step = Step(16, 1, 8, weights=policy, device="cpu", scoring=scoring, packing=packing)
     (question,) = ask_about(source.config(), [Variant(method)], step)
     predicted = predict(question).scoring_bytes
     assert predicted is not None
     cpu = torch.device("cpu")
-    model: Any = load_base_model(source, "fp32", "nf4" if packing else None, cpu, not packing)
-    model = apply_method(model, Variant(method), "fp32", False, RunPlan(1, "")).eval()
+    model: Any = load_base_model(source, policy, "nf4" if packing else None, cpu, not packing)
+    model = apply_method(model, Variant(method), policy, False, RunPlan(1, "")).eval()
     kept = [*model.parameters(), *scales_of(model)]
     weights = {p.untyped_storage().data_ptr(): p.untyped_storage() for p in kept}
     held = sum(storage.nbytes() for storage in weights.values())
@@ -109,7 +111,7 @@ def test_answers_that_wait_for_each_other_are_predicted_to_take_what_they_take(
     with peak_of_block() as found:
         evaluate(
             model, load_tokenizer(source), held_out, task, [-1],
-            Arithmetic("fp32", cpu), progress=lambda done, total: None,
+            Arithmetic(policy, cpu), progress=lambda done, total: None,
         )  # fmt: skip
     assert predicted - held == pytest.approx(found[0], rel=0.05)
 
