@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils._python_dispatch import _disable_current_modes
 
 from ftlab.models.cpu_products import multiplies_bf16
 
@@ -180,9 +181,8 @@ def laid_out_meanwhile(model: nn.Module, room: int) -> Iterator[None]:
 def _fitting(model: nn.Module, room: int, exact: bool) -> list[list[Any]]:
     """The layers to lay out, those together that share a product, in the order of the model."""
     chosen = []
-    for layers in _with_same_input(model):
-        is_exact = layers[0].weight.dtype is torch.bfloat16
-        if (is_exact or not exact) and _weight_bytes(layers) <= room:
+    for layers in _with_same_input(model, exact):
+        if _weight_bytes(layers) <= room:
             chosen.append(layers)
             room -= _weight_bytes(layers)
     return chosen
@@ -192,11 +192,11 @@ def _weight_bytes(layers: Sequence[Any]) -> int:
     return sum(layer.weight.nbytes for layer in layers)
 
 
-def _with_same_input(model: nn.Module) -> list[list[Any]]:
+def _with_same_input(model: nn.Module, exact: bool) -> list[list[Any]]:
     """The layers that can be laid out, those together whose products can be computed as one."""
     found: dict[object, list[Any]] = {}
     for path, layer in model.named_modules():
-        if type(layer) is nn.Linear and _is_plain(layer) and can_lay_out(layer.weight):
+        if type(layer) is nn.Linear and _is_plain(layer) and can_lay_out(layer.weight, exact):
             parent, _, name = path.rpartition(".")
             names = next((names for names in WITH_SAME_INPUT if name in names), ())
             joins = bool(names) and layer.bias is None
@@ -225,14 +225,14 @@ def _of_kind(model: nn.Module, kind: type[nn.Module]) -> list[Any]:
     return [layer for layer in model.modules() if type(layer) is kind]
 
 
-def can_lay_out(weight: Tensor) -> bool:
-    """Whether products with it gain from a layout, and in bf16 stay the same."""
+def can_lay_out(weight: Tensor, exact: bool = False) -> bool:
+    """Whether products with it gain from a layout, and in bf16 or with `exact` stay the same."""
     if weight.device.type != "cpu" or weight.numel() < _SMALLEST:
         return False
     if len(weight) < _FEWEST_OUTPUTS:
         return False
     if weight.dtype is torch.float32:
-        return torch.backends.mkldnn.is_available()
+        return not exact and torch.backends.mkldnn.is_available()
     return weight.dtype is torch.bfloat16 and is_the_same_here()
 
 
@@ -245,13 +245,17 @@ def _is_plain(layer: nn.Linear) -> bool:
 
 @lru_cache(maxsize=1)
 def is_the_same_here() -> bool:
-    """Whether torch multiplies bf16 by oneDNN on this CPU, and a laid-out weight gives the same."""
+    """Whether torch multiplies bf16 by oneDNN on this CPU, and a laid-out weight gives the same.
+
+    Also in a fake mode, which computes no products itself.
+    """
     if not torch.backends.mkldnn.is_available() or not multiplies_bf16():
         return False
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(192, 320, generator=generator).bfloat16()
-    laid_out = LaidOut(weight)
-    given = (torch.randn(rows, 320, generator=generator).bfloat16() for rows in (1, 5, 33))
-    return all(
-        torch.equal(laid_out.product(one, None), functional.linear(one, weight)) for one in given
-    )
+    with _disable_current_modes():
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(192, 320, generator=generator).bfloat16()
+        layout = in_layout(weight)
+        given = (torch.randn(rows, 320, generator=generator).bfloat16() for rows in (1, 5, 33))
+        return all(
+            torch.equal(product(layout, one), functional.linear(one, weight)) for one in given
+        )

@@ -10,7 +10,6 @@ from copy import copy
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -100,7 +99,7 @@ def _unpacked(layer: Any) -> Tensor:
 
 
 def _multiplier(weight: Tensor, laid_out: bool) -> Multiply:
-    if laid_out and weight.dtype is torch.bfloat16 and can_lay_out(weight):
+    if laid_out and can_lay_out(weight, exact=True):
         return partial(product, in_layout(weight))
     return lambda given, bias: functional.linear(given, weight, bias)
 

@@ -6,7 +6,7 @@ They are measured for the base (before), during the steps (the curve), and after
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,10 @@ def _quick_weights(model: nn.Module, room: int, with_answers: bool) -> Iterator[
 
     Enter it outside `torch.inference_mode`, in which changes of a weight are not counted.
     """
-    with ExitStack() as stack:
-        taken = stack.enter_context(unpacked_on_cpu(model, room, laid_out=with_answers))
-        if with_answers and not is_divided(model):
-            stack.enter_context(laid_out_meanwhile(model, room - taken))
-        yield
+    with unpacked_on_cpu(model, room, laid_out=with_answers) as taken:
+        left = room - taken if with_answers and not is_divided(model) else 0
+        with laid_out_meanwhile(model, left):
+            yield
 
 
 def _ends_gathered(model: nn.Module) -> AbstractContextManager[None]:

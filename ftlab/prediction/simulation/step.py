@@ -41,7 +41,7 @@ from ftlab.methods.variant import Variant
 from ftlab.models.cpu_norms import use_cpu_norms
 from ftlab.models.cpu_updates import clip_within_step, use_sparse_token_gradients
 from ftlab.models.generation import soft_outputs
-from ftlab.models.laid_out import bytes_to_lay_out, is_the_same_here
+from ftlab.models.laid_out import bytes_to_lay_out
 from ftlab.models.packed import scales_of, unpacked_on_cpu
 from ftlab.prediction.closed_form import dimensions, memory_breakdown, reserved
 from ftlab.prediction.duration import ScoringWork, StepWork, Work
@@ -391,7 +391,6 @@ def build(config: PretrainedConfig, variant: Variant, step: Step) -> Any:
 def simulate(model: Any, variant: Variant, step: Step) -> Simulated:
     """Simulates the step of a model on the meta device, with the memory use of its device."""
     step = replace(step, batch=step.rows)
-    is_the_same_here()  # kept for the scoring: a fake mode computes no products
     loss_positions = step.batch * (step.completion_tokens or step.length)
     on_cuda = step.device == "cuda"
     with (
