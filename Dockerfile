@@ -3,7 +3,7 @@
 #   docker build --tag ftlab:cpu .
 #   docker build --tag ftlab:cuda --build-arg TORCH=cuda .
 #
-# `make container-test` executes these steps without Docker, in a fresh Debian.
+# `python -m tests.install.container` executes these steps without Docker, in a fresh Debian.
 FROM python:3.11-slim-bookworm
 
 # A run's processes outlive the process that started them. tini, as process 1, reaps them when they end.

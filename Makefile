@@ -5,7 +5,7 @@ HOST ?= 127.0.0.1
 PORT ?= 7860
 BIN := .venv/bin
 
-.PHONY: help run test check ray-test wheel-test container-test dist lock bench specialists recorded rates transfer claims races pictures docs promises audit clean
+.PHONY: help run test test-all checked dist lock bench specialists recorded rates transfer claims races pictures docs promises audit clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -15,31 +15,22 @@ run: .venv/installed  ## set up once, fetch the bundled model, and serve the app
 	@$(BIN)/python -m ftlab model
 	@$(BIN)/python -m ftlab app --host $(HOST) --port $(PORT)
 
-test: .venv/installed-dev  ## ruff, mypy, contracts, and every test with coverage
+# ORDER=random runs the tests in random order, which none of them may notice.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal $(if $(ORDER),-p randomly)
+
+test: checked  ## ruff, mypy, contracts, and the tests that are not slow (less than 10 minutes with the set-up)
+	$(PYTEST) -m "not slow"
+
+test-all: .venv/installed-ray build/docs/installed build/dist/bin/pyproject-build checked  ## all of that and the slow tests, with coverage, Ray, wheel, container and site (half an hour)
+	$(PYTEST) --cov=ftlab --cov-report=term --parts --durations=20
+
+checked: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/python -m ftlab model
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=ftlab --cov-report=term
-
-check: .venv/installed-dev  ## ruff, mypy, contracts and the fast tests (a minute)
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/deptry .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --fast -m "not model and not browser"
-
-ray-test: .venv/installed-ray  ## a sweep on a Ray cluster of this machine: nodes are killed, the head is restarted (4 minutes)
-	$(BIN)/python -m pytest tests/ray
-
-wheel-test: .venv/installed build/dist/bin/pyproject-build  ## build the release, install the wheel into a new environment, start the app elsewhere, train two steps (2 minutes)
-	$(BIN)/python -m ftlab model
-	$(BIN)/python -m tests.install.wheel
-
-container-test: .venv/installed  ## execute the Dockerfile in a fresh Debian without Docker, start the app in it, log in over HTTPS, train two steps (root, debootstrap; 7 minutes)
-	$(BIN)/python -m tests.install.container
 
 dist: build/dist/bin/pyproject-build  ## build the wheel, from the source archive beside it, in dist/
 	rm -rf dist

@@ -12,8 +12,7 @@ import pytest
 import ftlab.tabs  # noqa: F401  # before anything imports gradio
 from ftlab.basics.processes import WITHOUT_HUB_CODE
 from ftlab.methods.peft_rules import match_without_backtracking
-from tests import promises
-from tests.slow import slow_files
+from tests import machine, parts, promises
 from tests.tiny import make_tiny_model
 
 
@@ -33,15 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     promises.add_option(parser)
-    parser.addoption("--fast", action="store_true", help="leave out the files of tests/slow.txt")
+    parts.add_option(parser)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--fast` a slow file is not even imported."""
-    if config.getoption("--fast") and collection_path.suffix == ".py":
-        is_slow = str(collection_path.relative_to(config.rootpath)) in slow_files()
-        return True if is_slow or "browser" in collection_path.parts else None
-    return None
+def pytest_sessionstart() -> None:
+    machine.check_disk()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    parts.write_table(terminalreporter)
+    machine.say_if_busy(terminalreporter)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -53,20 +53,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The fastest file first; with several processes the longest, so that all end together.
-
-    Hostile input drives the same code thousands of times, which takes twice as long while coverage
-    is measured: these tests are not counted in it.
+    """Hostile input drives the same code thousands of times, which takes twice as long while
+    coverage is measured: these tests are not counted in it.
     """
-    seconds = slow_files()
     for item in items if config.pluginmanager.hasplugin("_cov") else ():
         if item.get_closest_marker("hostile"):
             item.add_marker(pytest.mark.no_cover)
-
-    def taken(item: pytest.Item) -> float:
-        return seconds.get(item.nodeid.partition("::")[0], 0.0)
-
-    items.sort(key=taken, reverse=hasattr(config, "workerinput"))
 
 
 def leave_out_of_collections() -> None:

@@ -67,7 +67,7 @@ class App:
                 stdout=log,
                 stderr=log,
             )
-        while time.monotonic() - began < 60:
+        while time.monotonic() - began < 120:
             try:
                 with urllib.request.urlopen(self.url, timeout=5) as answer:
                     answer.read(1)

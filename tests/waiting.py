@@ -8,7 +8,7 @@ from collections.abc import Callable
 PAUSE_SECONDS = 0.05
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 120) -> None:
     """Returns as soon as the condition holds; fails the test if it does not in that time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.smallest import NOT_RUN, ON_A_PAGE, SMALLEST, SmallRun
+from tests.benchmarks.smallest import NOT_RUN, SMALLEST, SmallRun
+from tests.browser.conftest import path_of_chromium
 from tests.conftest import leave_out_of_collections
 from tests.documents import ROOT, Command, commands, documents
 
@@ -33,14 +34,7 @@ def as_alone() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def prepared(folder: Path, patch: pytest.MonkeyPatch) -> Path:
-    """The folder that a smallest run is given; what is temporary goes there as well."""
-    shutil.copyfile(ROOT / "README.md", folder / "README.md")
-    (folder / "load.json").write_text(json.dumps(LOAD), encoding="utf-8")
-    patch.setattr("tempfile.tempdir", str(folder))
-    return folder
-
-
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.usefixtures("as_alone")
 @pytest.mark.parametrize("run", SMALLEST, ids=str)
@@ -51,13 +45,17 @@ def test_it_runs_and_prints_its_figures(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    folder = prepared(tmp_path, monkeypatch)
-    status = run.main(tiny_model, folder)
-    run.check(status, capfd.readouterr().out, folder)
+    if run.opens_page:
+        path_of_chromium()
+    shutil.copyfile(ROOT / "README.md", tmp_path / "README.md")
+    (tmp_path / "load.json").write_text(json.dumps(LOAD), encoding="utf-8")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status = run.main(tiny_model, tmp_path)
+    run.check(status, capfd.readouterr().out, tmp_path)
 
 
 def test_every_script_that_a_document_names_has_a_smallest_run() -> None:
-    runs = {run.module for run in (*SMALLEST, *ON_A_PAGE)}
+    runs = {run.module for run in SMALLEST}
     for command in NAMED:
         assert command.module in runs | NOT_RUN.keys(), (
             f"{command.document} names '{command}': add its smallest run to "
@@ -67,7 +65,7 @@ def test_every_script_that_a_document_names_has_a_smallest_run() -> None:
 
 def test_no_smallest_run_and_no_exception_is_of_a_script_that_no_document_names() -> None:
     named = {command.module for command in NAMED}
-    assert named >= {run.module for run in (*SMALLEST, *ON_A_PAGE)}
+    assert named >= {run.module for run in SMALLEST}
     assert named >= NOT_RUN.keys()
 
 

@@ -41,14 +41,19 @@ def find_chromium() -> str | None:
     return shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str:
+def path_of_chromium() -> str:
+    """The system's Chromium; without one the test is skipped, or fails where CI should have it."""
     path = find_chromium()
     if path is None:
         if os.environ.get("CI"):
             pytest.fail("CI must have Chromium; .ci/run installs it from Debian's packages")
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    return path_of_chromium()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Executes the Dockerfile in a fresh Debian, without Docker, and uses the app there: as the user of
 the image, without a network but for the proxy of compose.yaml.
 
-Run as: python -m tests.install.container (or `make container-test`)
+Run as: python -m tests.install.container
 
 It needs root, debootstrap and iproute2; where one is missing it says so in one line and tests
 nothing. Without Caddy it leaves out the proxy, and says so. How all this differs from Docker is in

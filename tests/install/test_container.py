@@ -1,7 +1,4 @@
-"""Dockerfile, .dockerignore and compose.yaml keep their promises, as far as they can be read.
-
-`make container-test` executes them.
-"""
+"""Dockerfile, .dockerignore and compose.yaml keep their promises, read and executed."""
 
 from __future__ import annotations
 
@@ -60,6 +57,14 @@ def noted() -> Noted:
 @pytest.fixture(scope="module")
 def image(noted: Noted) -> Image:
     return build(DOCKERFILE, noted, {})
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_dockerfile_makes_a_root_in_which_the_app_works_behind_its_proxy() -> None:
+    if why := fresh_root.why_not():
+        pytest.skip(f"the Dockerfile was not executed: {why}")
+    assert container.main([]) == 0
 
 
 def test_the_app_runs_as_a_user_with_a_fixed_number_who_is_not_root(

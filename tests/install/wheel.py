@@ -1,7 +1,7 @@
 """Builds ftlab's release, installs its wheel into a new environment and uses it there, away from
 the checkout, beside the runs of an older and of a newer version.
 
-Run as: python -m tests.install.wheel (or `make wheel-test`)
+Run as: python -m tests.install.wheel
 
 pip makes and fills the environment, as in the Makefile: what pip is configured to take torch from
 holds here too. The bundled model is taken from the cache folder, where `ftlab model` put it.
@@ -22,6 +22,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from packaging.requirements import Requirement
 
 from ftlab import __version__
@@ -30,6 +31,9 @@ from ftlab.operations.requirements import read_requirements, requirements_file
 from tests.processes import ROOT, free_port
 
 START_SECONDS = 60
+BUILDING = FileLock(ROOT / "build" / "wheel.lock")
+"""Each build writes ftlab.egg-info into the checkout: two at once would read half of it."""
+
 SWEEP = (
     "sweep", "--task", "sql", "--methods", "lora", "--steps", "2", "--batch-size", "1",
     "--eval-examples", "1", "--json",
@@ -48,7 +52,6 @@ def main() -> None:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ftlab-wheel-") as temporary:
         folder = Path(temporary)
-        check_content(build(folder / "wheel"))
         wheel = release(folder / "dist")
         check_content(wheel)
         said("built and looked through", began)
@@ -75,7 +78,8 @@ def build(folder: Path) -> Path:
     deleted.parent.mkdir(parents=True, exist_ok=True)
     deleted.touch()
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
+    with BUILDING:
+        subprocess.run([*pip, "--wheel-dir", str(folder), str(ROOT)], check=True)
     (wheel,) = folder.glob("ftlab-*.whl")
     return wheel
 
@@ -83,7 +87,8 @@ def build(folder: Path) -> Path:
 def release(folder: Path) -> Path:
     """The wheel that `make dist` builds, from the source archive beside it."""
     build = ROOT / "build" / "dist" / "bin" / "pyproject-build"
-    subprocess.run([build, "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL)
+    with BUILDING:
+        subprocess.run([build, "--outdir", folder, ROOT], check=True, stdout=subprocess.DEVNULL)
     wheel, archive = folder.glob("*.whl"), folder.glob("*.tar.gz")
     assert [path.name for path in archive] == [f"ftlab-{__version__}.tar.gz"]
     (built,) = wheel

@@ -32,7 +32,7 @@ _RAY = Path(sys.executable).with_name("ray")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if find_spec("ray") is None:
-        reason = "Ray is not installed; `make ray-test` installs it (requirements-ray.txt)."
+        reason = "Ray is not installed; `make test-all` installs it (requirements-ray.txt)."
         for item in items:
             if item.path.parent == Path(__file__).parent:
                 item.add_marker(pytest.mark.skip(reason=reason))
