@@ -24,7 +24,6 @@ from ftlab.training.probe import TinyModel
 from tests.architectures import FAMILIES, METHODS, Trial, make_model
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "architectures.md"
-EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 Made = Callable[[str], TinyModel]
 
@@ -48,8 +47,24 @@ def shape_at(tiny: TinyModel) -> ModelShape:
     return shape
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+ROWS = [
+    ("llama", "lora"),
+    *(
+        pytest.param(family, "lora", marks=pytest.mark.slow)
+        for family in FAMILIES
+        if family != "llama"
+    ),
+    *(
+        pytest.param(family, method, marks=pytest.mark.slow)
+        for family in ("llama", "gemma2", "gpt2", "mixtral", "mamba")
+        for method in METHODS
+        if method != "lora"
+    ),
+]
+"""LoRA on each family, and the other methods on families that differ in their layers."""
+
+
+@pytest.mark.parametrize(("family", "method"), ROWS)
 def test_a_method_is_right_on_every_architecture(
     family: str, method: str, made: Made, tmp_path: Path
 ) -> None:
@@ -58,6 +73,7 @@ def test_a_method_is_right_on_every_architecture(
     assert [wrong for wrong in trial.answers().items() if wrong[1]] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_document_has_what_is_adapted_in_every_family(family: str, made: Made) -> None:
     lora = parse_variant("lora")
@@ -77,8 +93,9 @@ def laid_over(text: str, tiny: TinyModel) -> Any:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [id for id, spec in ALL_METHODS.items() if spec.is_adapter])
-@pytest.mark.parametrize("family", [*EXPERTS, "mamba"])
+@pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "mamba"])
 def test_no_router_is_adapted_and_what_learns_is_counted_or_it_is_refused(
     family: str, method: str, made: Made
 ) -> None:
@@ -94,6 +111,7 @@ def test_no_router_is_adapted_and_what_learns_is_counted_or_it_is_refused(
     assert trainable_parameters(variant, shape) in (count_parameters(model)[0], None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_layers_and_experts_are_the_same_in_the_file_and_in_memory(family: str, made: Made) -> None:
     in_file, in_memory = shape_at(made(family)), shape_of(made(family).load())
@@ -176,8 +194,9 @@ def test_dropout_is_refused_on_experts_with_the_way_out(made: Made) -> None:
     assert incompatible_with_model(on_attention, shape_at(made("mixtral"))) is None
 
 
-@pytest.mark.parametrize("text", ["lora", "lora:r=40", "dora", "prompt_tuning"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["lora:r=40", "dora", "prompt_tuning"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "deepseek_v3", "mamba"])
 def test_what_is_saved_is_taken_for_an_adapter_of_its_base(
     family: str, text: str, made: Made, tmp_path: Path
 ) -> None:

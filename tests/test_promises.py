@@ -29,6 +29,7 @@ def test_many_names(record_property): record_property("hostile inputs", 40)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [(), ("-p", "xdist.plugin", "-n", "2")])
 def test_faults_and_inputs_of_passed_tests_are_counted(
     tmp_path: Path, more: tuple[str, ...]

@@ -58,6 +58,7 @@ def test_files_and_commands_are_told_apart() -> None:
     assert [block.commands for block in blocks(text)] == [[], ["python a.py"]]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_every_command_of_the_tutorial_runs_in_order(tmp_path: Path) -> None:
     ensure_bundled()

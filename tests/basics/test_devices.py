@@ -336,6 +336,7 @@ def test_memory_left_in_a_container_counts_file_pages_as_free(
     assert devices._left_in_container(tmp_path) == left
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
 def test_a_process_that_torch_binds_to_one_core_still_counts_all_it_may_use() -> None:
     """As `OMP_PROC_BIND` has it: torch's library binds the thread that imports it."""

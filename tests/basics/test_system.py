@@ -50,6 +50,7 @@ def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_without_proc_is_done_and_its_memory_is_a_dash(
     like_macos: dict[str, str], tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
@@ -65,6 +66,7 @@ def test_a_run_without_proc_is_done_and_its_memory_is_a_dash(
     assert result.measures.disturbed is not None
 
 
+@pytest.mark.slow
 def test_the_command_line_works_without_proc(like_macos: dict[str, str], tmp_path: Path) -> None:
     code = "import sys; from ftlab.__main__ import main; print([main([x]) for x in sys.argv[1:]])"
     environment = like_macos | {"FTLAB_RUNS": str(tmp_path / "runs")}
@@ -73,6 +75,7 @@ def test_the_command_line_works_without_proc(like_macos: dict[str, str], tmp_pat
     assert "Traceback" not in told.stdout + told.stderr
 
 
+@pytest.mark.slow
 def test_without_posix_locks_a_sentence_says_where_it_runs(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['fcntl'] = None\n"

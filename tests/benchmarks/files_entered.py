@@ -13,6 +13,7 @@ imported does not count.
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import json
 import os
@@ -88,6 +89,8 @@ def traced_command(file: Path, module: str, *arguments: str) -> list[str]:
 def trace(file: Path, module: str, arguments: Sequence[str]) -> None:
     """Runs the module as `python -m` does, and writes what it entered to the file."""
     sys.argv = [module, *arguments]
+    for library in ("torch", "transformers", "peft"):  # being watched, they take long to import
+        importlib.import_module(library)
     with entered() as found:
         try:
             runpy.run_module(module, run_name="__main__")

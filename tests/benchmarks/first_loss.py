@@ -1,6 +1,7 @@
 """From Launch to the first loss on the page, and what the time in between goes to.
 
-Run as: python -m tests.benchmarks.first_loss [--methods lora] [--model FOLDER] [--json FILE]
+Run as: python -m tests.benchmarks.first_loss [--methods lora] [--model FOLDER] [--when new again]
+        [--settle 6] [--json FILE]
 
 The app is a process of its own that keeps nothing yet, and a headless Chromium opens its page. When
 the process that forks workers is ready, the sweep of these methods is launched with the settings of
@@ -16,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ftlab.jobs import ready
 from ftlab.records.run import RunDirectory, run_directories
 from ftlab.records.store import RunStore
 from tests.benchmarks.product_rate import product_rate, write_figures
-from tests.browser.conftest import HAS_LAUNCHED, find_chromium
+from tests.browser.conftest import HAS_LAUNCHED, find_chromium, form_is_ready
 from tests.processes import App
 from tests.waiting import wait_until
 
@@ -35,7 +35,6 @@ MOST = {"new": (8.0, 13.0), "again": (5.0, 10.0)}
 """Seconds at `FAST` products a second and more, and at fewer."""
 
 FAST = 600.0  # GFLOP/s, between the two machines that the bars name: 870 and 300
-_SETTLED_SECONDS = 6  # after the form was changed: what it asks of the predictor is answered
 
 DRAWN = """() => [...document.querySelectorAll('.ft-watch .js-plotly-plot')].some(
   figure => figure.offsetParent && figure.data.some(trace => trace.y?.length)
@@ -63,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--methods", nargs="+", default=["lora"], metavar="ID")
     parser.add_argument("--model", type=Path, help="a folder instead of the bundled model")
+    parser.add_argument("--when", nargs="+", choices=MOST, default=list(MOST))
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=6,
+        metavar="SECONDS",
+        help="from the changed form to the press: what it asks of the predictor is answered then",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
     print(rate := product_rate(), flush=True)
@@ -83,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 page.add_init_script(HAS_LAUNCHED)
                 page.goto(f"{app.url}?tab=experiment")
                 fill_in(page, options.methods, options.model)
-                for name in MOST:
-                    waited[name] = launch(page, app.runs)
+                for name in options.when:
+                    waited[name] = launch(page, app.runs, options.settle)
                     print(f"{name}: {waited[name]}", flush=True)
                 browser.close()
         finally:
@@ -96,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def fill_in(page: Page, methods: Sequence[str], model: Path | None) -> None:
-    expect(page.locator("#go")).to_contain_text("Launch", timeout=60_000)
-    wait_until(lambda: _ticks_none(page), 60)
+    form_is_ready(page)
+    page.get_by_role("button", name="Tick none").click()
+    expect(page.locator("#go")).to_be_disabled(timeout=60_000)
     for method in methods:
         page.locator(f'.pick tbody[data-method="{method}"]').get_by_role("checkbox").check()
     if model is not None:
@@ -106,22 +114,13 @@ def fill_in(page: Page, methods: Sequence[str], model: Path | None) -> None:
     expect(page.locator("#go")).to_be_enabled(timeout=60_000)
 
 
-def _ticks_none(page: Page) -> bool:
-    """Whether nothing can be launched after a press: a busy page may not answer the first one."""
-    page.get_by_role("button", name="Tick none").click()
-    with suppress(AssertionError):
-        expect(page.locator("#go")).to_be_disabled(timeout=5_000)
-        return True
-    return False
-
-
-def launch(page: Page, runs: Path) -> Waited:
+def launch(page: Page, runs: Path, settle: float) -> Waited:
     """Presses Launch, waits for the first loss, and cancels the sweep."""
     before = set(run_directories(runs))
     if ready.idle_seconds():
         file = ready.lock_file(ready.identity())
         wait_until(lambda: file.exists() and not file.stat().st_size, 120)
-    page.wait_for_timeout(1000 * _SETTLED_SECONDS)
+    page.wait_for_timeout(1000 * settle)
     pressed = time.time()
     page.locator("#go").click()
     page.wait_for_function("() => !document.querySelector('#go')?.disabled")

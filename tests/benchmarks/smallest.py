@@ -96,18 +96,6 @@ SMALLEST = (
         without_rate="its clock is simulated",
     ),
     SmallRun(
-        "tests.benchmarks.sharded",
-        "--ranks 2 --steps 2 --variants lora --model {tiny}",
-        (
-            r"^lora x 1: net peak \d+ MB",
-            r"^lora x 2: net peak \d+, \d+ MB; \d+\.\d\d s a step$",
-            r"^  without the process's own -?\d+ MB: \d+ MB, predicted \d+ MB",
-            r"^  losses of 2 steps differ by \d\.\de[-+]\d\d at most$",
-            r"^  the peak fell to \d+\.\d+ of one process's, predicted \d\.\d+",
-        ),
-        judges=True,  # a tiny model's peak is that of everything else
-    ),
-    SmallRun(
         "tests.benchmarks.many_runs",
         "--runs 60",
         (
@@ -147,10 +135,9 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.spare_cores",
-        "--repeats 1",
+        "--repeats 1 --beside stopped",
         tuple(
-            rf"^{way} +\d+ GFLOP/s, \d+\.\d\d times the time alone$"
-            for way in ("alone", "nice 19", "spare cores", "stopped")
+            rf"^{way} +\d+ GFLOP/s, \d+\.\d\d times the time alone$" for way in ("alone", "stopped")
         ),
     ),
     SmallRun(
@@ -230,10 +217,10 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.whole_sweep",
-        "--against . --methods lora --steps 2 --eval-examples 2 --model {tiny} "
+        "--against . --methods lora --steps 2 --eval-examples 2 --model {tiny} --when new "
         "--json {folder}/whole.json",
         (
-            r"^again ours: \d+\.\d s, of which \d+\.\d s are training; first loss after \d",
+            r"^new ours: \d+\.\d s, of which \d+\.\d s are training; first loss after \d",
             r"^new: \d\.\d\dx \(at most 0\.6x\); without training \d\.\d\dx; first loss \d",
         ),
         writes=("whole.json",),
@@ -341,7 +328,7 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.compare_page",
-        "--repeats 1 --variants 4 --rest 300 --others 60",
+        "--repeats 1 --variants 4 --rest 100",
         (r"^tab, first click +median \d", r"^axis of the loss +median \d", r"^slowest median \d"),
         judges=True,
         without_rate="times of a page",
@@ -349,13 +336,8 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.watching",
-        "--seconds 1 --settle 1 --views experiment hidden --real 1 --steps 2 --model {tiny} "
-        "--json {folder}/watching.json",
-        (
-            r"^experiment +browser +\d+\.\d% +web process +\d+\.\d% of a core$",
-            r"^hidden +browser +\d",
-            r"^watched +\d\.\d\dx as long$",
-        ),
+        "--seconds 1 --settle 0 --views hidden --json {folder}/watching.json",
+        (r"^hidden +browser +\d+\.\d% +web process +\d+\.\d% of a core$",),
         writes=("watching.json",),
         judges=True,
         without_rate="times of a page",
@@ -363,11 +345,8 @@ SMALLEST = (
     ),
     SmallRun(
         "tests.benchmarks.first_loss",
-        "--methods lora --model {tiny} --json {folder}/first_loss.json",
-        tuple(
-            rf"^{name}: first loss drawn after \d+\.\d s: worker \d.*, first step \d+\.\d s$"
-            for name in ("new", "again")
-        ),
+        "--methods lora --model {tiny} --when new --settle 0 --json {folder}/first_loss.json",
+        (r"^new: first loss drawn after \d+\.\d s: worker \d.*, first step \d+\.\d s$",),
         writes=("first_loss.json",),
         judges=True,
         opens_page=True,
@@ -395,6 +374,7 @@ SMALLEST = (
 NOT_RUN: Mapping[str, str] = {
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
     "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
+    "tests.benchmarks.sharded": "tests/jobs/test_ranks.py divides a run over ranks",
     "tests.benchmarks.race": "tests/maintain/test_race_sweep.py runs it, on what it records before",
     "tests.install.wheel": "tests/install/test_wheel.py runs it whole",
     "tests.install.container": "tests/install/test_container.py runs it whole, and its parts",

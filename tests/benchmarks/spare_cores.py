@@ -1,7 +1,7 @@
 """What a busy process costs the products of a run: one with `nice` alone, one on spare cores, one
 that is stopped, as a prediction is while steps are timed.
 
-Run as: python -m tests.benchmarks.spare_cores [--repeats 3]
+Run as: python -m tests.benchmarks.spare_cores [--repeats 3] [--beside nice spare stopped]
 
 The processes begin sessions of their own, as workers do. The ways take turns; medians are printed.
 """
@@ -32,11 +32,14 @@ WAYS = {"alone": "", "nice 19": "nice", "spare cores": "spare", "stopped": "stop
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--repeats", type=int, default=3)
+    ways = list(filter(None, WAYS.values()))
+    parser.add_argument("--beside", nargs="+", choices=ways, default=ways)
     options = parser.parse_args(arguments)
     print(product_rate(), flush=True)
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    tried = {way: name for way, name in WAYS.items() if name in ("", *options.beside)}
+    rates: dict[str, list[float]] = {way: [] for way in tried}
     for _ in range(options.repeats):
-        for way, neighbour in WAYS.items():
+        for way, neighbour in tried.items():
             with beside(neighbour):
                 rates[way].append(rate_now().gflops)
     alone = statistics.median(rates["alone"])

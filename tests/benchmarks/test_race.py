@@ -12,6 +12,7 @@ from tests.benchmarks.race import RECORDED, SHARE, minutes_for, replay
 REPETITIONS = 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
 def test_nine_of_ten_races_of_a_third_of_the_sweeps_time_pick_a_method_that_is_not_shown_worse(
     file: Path,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,10 @@ from ftlab.tabs import app as ui
 from ftlab.tabs.serve import Serving
 from tests.processes import App, close_at_once, free_port
 
-expect.set_options(timeout=30_000)  # a busy machine takes its time; what is right comes in the end
+PATIENCE_MS = 120_000
+"""A busy machine takes its time; what is right comes in the end."""
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @contextmanager
@@ -94,11 +98,30 @@ HIDE = """() => {
 """JavaScript: the page is told that it is hidden; headless Chromium itself always shows all."""
 
 
+_WIRED = """() => document.querySelector('main.contain')
+  && [...document.querySelectorAll('[data-testid=status-tracker]')]
+    .every((one) => one.closest('main'))
+"""
+"""JavaScript: gradio shows "Loading…" beside the page until all that is shown at first listens."""
+
+
+def wired(page: Page) -> None:
+    """Waits until the page that was opened or loaded anew answers to presses."""
+    page.wait_for_function(_WIRED, timeout=PATIENCE_MS)
+
+
+def form_is_ready(page: Page) -> None:
+    """Waits until the form of Experiment, as it is at first, has been read by the server."""
+    wired(page)
+    expect(page.locator("#go")).to_have_text(re.compile(r"Launch \d+ runs?"), timeout=PATIENCE_MS)
+
+
 @contextmanager
 def visit(
     browser: Browser, url: str, width: int = 1440, script: str = HAS_LAUNCHED
 ) -> Iterator[Page]:
-    """A visitor's page, on Experiment if the address names no tab; a script error fails the test.
+    """A visitor's page, on Experiment if the address names no tab, once it answers to presses; a
+    script error fails the test.
 
     `script` runs before those of the page.
     """
@@ -107,8 +130,9 @@ def visit(
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(url)
+    wired(page)
     try:
         yield page
     finally:

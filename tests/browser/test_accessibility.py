@@ -18,7 +18,7 @@ from ftlab.playground.text_difference import Piece
 from ftlab.tabs import app as ui
 from ftlab.tabs.playground.session import Pane, pane_html
 from ftlab.tasks.spec import Message, ResultTable, ResultTables
-from tests.browser.conftest import served
+from tests.browser.conftest import form_is_ready, served
 from tests.fakes import make_run, make_sweep, make_unreadable
 from tests.tabs.page_fakes import page_context
 from tests.tabs.playground.fakes import done, failed, lora
@@ -27,8 +27,6 @@ pytestmark = pytest.mark.browser
 TABS = ("Experiment", "Results", "Compare", "Playground", "Plan", "Learn")
 NEWER = "20261126-093000-ef56"
 OLDER = "20261124-093000-cd34"
-PATIENCE_MS = 30_000
-SETTLED_MS = 300  # one paint after the last answer of the server
 
 _WCAG = {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}
 _COLOURS = {"type": "rule", "values": ["color-contrast"]}  # all that light and dark differ in
@@ -95,35 +93,50 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-def test_axe_finds_nothing_serious_on_any_tab_in_light_or_dark(
-    browser: Browser, url: str, width: int
-) -> None:
-    page = opened(browser, url, width)
+def test_axe_finds_nothing_serious_on_any_tab(browser: Browser, url: str) -> None:
+    page = opened(browser, url)
     page.evaluate(AXE_SCRIPT)
     found: list[str] = []
-    modes = [("light", _WCAG), ("dark", _COLOURS)][: 2 if width == 1440 else 1]
     for name in TABS:
-        for where in screens(page, name, inner=width == 1440):
-            for mode, rules in modes:
-                page.evaluate(_SWITCH, mode == "dark")
-                part = "page" if where == TABS[0] else "tab" if where == name else "panel"
-                wrong = page.evaluate(_AXE, [part, rules])
-                found += [f"{where}, {mode}: {each}" for each in wrong]
+        look_at(page, name)
+        part = "page" if name == TABS[0] else "tab"
+        found += [f"{name}: {each}" for each in page.evaluate(_AXE, [part, _WCAG])]
     page.context.close()
     assert found == [], "\n".join(found)
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-def test_the_tab_key_reaches_everything_and_shows_where_it_is(
-    browser: Browser, url: str, width: int
+@pytest.mark.slow
+def test_axe_finds_nothing_serious_in_dark_nor_on_any_panel_of_a_tab(
+    browser: Browser, url: str
 ) -> None:
-    page = opened(browser, url, width)
+    page = opened(browser, url)
+    page.evaluate(AXE_SCRIPT)
+    page.evaluate(_SWITCH, True)
+    found: list[str] = []
+    for name in TABS:
+        look_at(page, name)
+        found += [f"{name}: {each}" for each in page.evaluate(_AXE, ["tab", _COLOURS])]
+        panels = page.locator("#tabs .tabitem").get_by_role("tab").locator("visible=true")
+        for place in range(1, panels.count()):
+            panel = panels.nth(place)
+            panel.click()
+            expect(panel).to_have_attribute("aria-selected", "true")
+            painted(page)
+            unfold(page)
+            wrong = page.evaluate(_AXE, ["panel", _WCAG])
+            found += [f"{name}, {panel.inner_text()}: {each}" for each in wrong]
+    page.context.close()
+    assert found == [], "\n".join(found)
+
+
+@pytest.mark.slow
+def test_the_tab_key_reaches_everything_and_shows_where_it_is(browser: Browser, url: str) -> None:
+    page = opened(browser, url)
     found: list[str] = []
     for name in TABS:
         open_tab(page, name)
         unfold(page)
-        page.wait_for_timeout(SETTLED_MS)
+        painted(page)
         stops: list[str] = page.evaluate(_STOPS)
         visited = walk(page, len(stops))
         reached = {stops[at["stop"]] for at in visited if at["stop"] >= 0}
@@ -131,15 +144,9 @@ def test_the_tab_key_reaches_everything_and_shows_where_it_is(
         for at in visited:
             found += [f"{name}: no ring: {at['name']}"] if not at["ring"] else []
             found += [f"{name}: out of sight: {at['name']}"] if not at["seen"] else []
-    page.context.close()
     assert found == [], "\n".join(found)
 
-
-def test_a_list_of_options_closes_as_the_tab_key_leaves_its_field(
-    browser: Browser, url: str
-) -> None:
-    page = opened(browser, url, 1440)
-    open_tab(page, "Playground")
+    open_tab(page, "Playground")  # a list of options closes as the Tab key leaves its field
     page.get_by_label("Differences against").focus()
     expect(page.get_by_role("listbox")).to_be_visible()
     page.keyboard.press("Tab")
@@ -163,33 +170,34 @@ def walk(page: Page, stops: int) -> list[dict[str, Any]]:
     return visited
 
 
-def screens(page: Page, name: str, inner: bool) -> Iterator[str]:
-    """Opens a tab, unfolded, and with `inner` each of the panels within it; yields each's name."""
+def look_at(page: Page, name: str) -> None:
+    """Opens a tab with all that it can show, unfolded."""
     open_tab(page, name)
-    panels = page.locator("#tabs .tabitem").get_by_role("tab").locator("visible=true")
     if name == "Results":
         page.locator("#runs").get_by_text("LoRA", exact=True).first.click()
-        expect(page.locator(".ft-run")).to_be_visible(timeout=PATIENCE_MS)
+        expect(page.locator(".ft-run")).to_be_visible()
     if name == "Playground":
         answered(page)
     unfold(page)
-    yield name
-    for place in range(1, panels.count() if inner else 0):
-        panel = panels.nth(place)
-        panel.click()
-        page.wait_for_timeout(SETTLED_MS)
-        unfold(page)
-        yield f"{name}, {panel.inner_text()}"
+    painted(page)
 
 
-def opened(browser: Browser, url: str, width: int) -> Page:
+def painted(page: Page) -> None:
+    """Waits until no event of gradio is under way, and what it brought has been painted."""
+    expect(page.locator("[data-testid=status-tracker].generating:visible")).to_have_count(0)
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
+def opened(browser: Browser, url: str) -> Page:
     """A page in light that is ready, and that nothing has been pressed on."""
-    page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
     page.goto(f"{url}?__theme=light&tab=experiment")
     # A colour on its way to another one is neither.
     page.add_style_tag(content="*, ::before, ::after { transition:none !important }")
-    expect(page.locator("#go")).to_contain_text("Launch", timeout=PATIENCE_MS)
-    expect(page.locator(".queue li").first).to_be_visible(timeout=PATIENCE_MS)
+    form_is_ready(page)
+    expect(page.locator(".queue li").first).to_be_visible()
     return page
 
 
@@ -204,8 +212,8 @@ def open_tab(page: Page, name: str) -> None:
         "Plan": page.locator("#plan-verdict .gauge"),
         "Learn": page.locator(".tabitem .ft-sheet"),
     }
-    expect(filled[name].locator("visible=true").first).to_be_visible(timeout=PATIENCE_MS)
-    page.wait_for_timeout(SETTLED_MS)
+    expect(filled[name].locator("visible=true").first).to_be_visible()
+    painted(page)
     page.evaluate(
         """() => {
           document.body.tabIndex = -1;

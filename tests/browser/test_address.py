@@ -14,7 +14,7 @@ from tests.browser.conftest import HAS_LAUNCHED, served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OLDER, NEWER = "20261101-093000-cd34", "20261130-093000-ef56"
 
 

@@ -17,7 +17,7 @@ from tests.fakes import make_sweep
 from tests.playground.test_client import FAKE
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 SWEEP = "20261130-093000-ef56"
 FULL, LORA, QLORA = (f"{SWEEP}-{name}" for name in ("02-full", "03-lora", "04-qlora"))
 PROMPT = "Où est “it”? 100 % & more\n#2"

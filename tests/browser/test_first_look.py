@@ -16,7 +16,7 @@ from ftlab.tabs.experiment import tab as experiment
 from tests.browser.conftest import HAS_LAUNCHED, served, visit
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 KEEPS_NOTHING = """Object.defineProperty(window, 'localStorage', {
   get() { throw new DOMException('no', 'SecurityError'); },
 });"""

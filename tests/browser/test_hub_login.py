@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -30,6 +29,7 @@ from tests.processes import free_port, start_app
 from tests.share.test_merge_process import with_adapter
 from tests.waiting import wait_until
 
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 WEIGHTS = b"weights of a run"
 
 
@@ -45,7 +45,7 @@ class Space:
 
 
 @contextmanager
-def space(folder: Path, users: str | None = "ada, eve") -> Iterator[Space]:
+def space(folder: Path) -> Iterator[Space]:
     runs = folder / "runs"
     runs.mkdir()
     run = with_adapter(runs)
@@ -63,7 +63,7 @@ def space(folder: Path, users: str | None = "ada, eve") -> Iterator[Space]:
             **people.environment,
             "SPACE_ID": "ada/ftlab",
             "SPACE_HOST": f"{host},ftlab.example",
-            **({} if users is None else {USERS: users}),
+            USERS: "ada, eve",
         }
         app = start_app(
             *("--port", str(port), "--runs-dir", str(runs), "--proxy", "127.0.0.1"),
@@ -91,7 +91,6 @@ def visitor(browser: Browser, url: str, width: int = 1440, dark: bool = False) -
     )  # fmt: skip
     context.add_init_script(HAS_LAUNCHED)
     page = context.new_page()
-    page.set_default_timeout(30_000)
     page.goto(url)
     try:
         yield page
@@ -113,6 +112,11 @@ def open_use(page: Page, space: Space) -> None:
 def test_a_person_logs_in_pushes_a_run_with_a_token_of_theirs_and_logs_out(
     browser: Browser, opened: Space
 ) -> None:
+    opened.people.person = "mallory"
+    with visitor(browser, opened.url) as page:
+        page.get_by_role("link", name="Log in with Hugging Face").click()
+        expect(page.get_by_text("'mallory' is not among the people")).to_be_visible()
+        assert page.request.get(f"{opened.url}/config").status == 401
     opened.people.person = "ada"
     with visitor(browser, opened.url) as page:
         log_in(page)
@@ -123,7 +127,13 @@ def test_a_person_logs_in_pushes_a_run_with_a_token_of_theirs_and_logs_out(
         expect(page.locator("#push-login")).to_have_text("Logged in as ada: log out")
         repo = page.get_by_label("Repository: OWNER/NAME").input_value()
         assert repo.startswith("ada/ftlab-lora-")
+        opened.people.refuses = 403
         page.get_by_role("button", name="Push to the Hub").click()
+        expect(page.locator("#push-said")).to_contain_text("may not write to")
+        opened.people.refuses, opened.people.slow_seconds = 0, 1
+        page.get_by_role("button", name="Push to the Hub").click()
+        expect(page.get_by_role("button", name="Pushing …")).to_be_disabled()
+        opened.people.slow_seconds = 0
         expect(page.locator("#push-said")).to_contain_text(f"Pushed to {repo}.")
         private, files = opened.people.repos[repo]
         assert private
@@ -144,101 +154,3 @@ def test_a_person_logs_in_pushes_a_run_with_a_token_of_theirs_and_logs_out(
     for child in children:
         assert CLIENT_SECRET not in str(child.environ())
         assert TOKEN not in str(child.environ())
-
-
-@pytest.mark.parametrize(
-    ("status", "said"),
-    [(401, "has expired or was withdrawn"), (403, "may not write to"), (404, "The Hub has no")],
-)
-def test_what_the_hub_refuses_is_said_in_the_section(
-    status: int, said: str, browser: Browser, opened: Space
-) -> None:
-    opened.people.person = "eve"
-    with visitor(browser, opened.url) as page:
-        log_in(page)
-        open_use(page, opened)
-        opened.people.refuses = status
-        page.get_by_role("button", name="Push to the Hub").click()
-        expect(page.locator("#push-said")).to_contain_text(said)
-        opened.people.refuses = 0
-        assert TOKEN not in page.content()
-
-
-def test_others_are_answered_while_somebody_uploads(browser: Browser, opened: Space) -> None:
-    opened.people.person = "eve"
-    with visitor(browser, opened.url) as page:
-        log_in(page)
-        open_use(page, opened)
-        opened.people.slow_seconds = 3
-        page.get_by_role("button", name="Push to the Hub").click()
-        expect(page.locator("#push-said")).to_contain_text(" … ")
-        expect(page.get_by_role("button", name="Pushing …")).to_be_disabled()
-        page.locator("#run-panel").get_by_role("button", name="Script").click()
-        expect(page.locator("#use-said")).to_contain_text("Writing the script")
-        expect(page.locator("#push-said")).to_contain_text(" … ")
-        opened.people.slow_seconds = 0
-        expect(page.locator("#push-said")).to_contain_text("Pushed to")
-
-
-def test_when_a_login_has_ended_a_press_says_so_and_nothing_is_lost(
-    browser: Browser, opened: Space
-) -> None:
-    opened.people.person = "ada"
-    with visitor(browser, opened.url) as page:
-        log_in(page)
-        open_use(page, opened)
-        page.get_by_label("Repository: OWNER/NAME").fill("ada/ended")
-        other = page.context.new_page()
-        other.goto(f"{opened.url}/logout")
-        other.get_by_role("button", name="Log out").click()
-        expect(other.get_by_role("link", name="Log in with Hugging Face")).to_be_visible()
-        page.get_by_role("button", name="Push to the Hub").click()
-        expect(page.get_by_text("Log in first: this takes a session.").first).to_be_visible()
-        expect(page.get_by_label("Repository: OWNER/NAME")).to_have_value("ada/ended")
-        assert "ada/ended" not in opened.people.repos
-    assert opened.run.directory.adapter.is_dir()
-
-
-def test_somebody_who_is_not_listed_gets_one_sentence(browser: Browser, opened: Space) -> None:
-    opened.people.person = "mallory"
-    with visitor(browser, opened.url) as page:
-        page.get_by_role("link", name="Log in with Hugging Face").click()
-        expect(page.get_by_text("'mallory' is not among the people")).to_be_visible()
-        assert page.request.get(f"{opened.url}/config").status == 401
-
-
-def test_in_the_frame_of_another_site_the_login_opens_a_tab(
-    browser: Browser, opened: Space
-) -> None:
-    opened.people.person = "ada"
-    with visitor(browser, opened.people.hub.address) as page:
-        page.set_content(f"<iframe src='{opened.url}/' width=800 height=600></iframe>")
-        link = page.frame_locator("iframe").get_by_role("link", name="Log in with Hugging Face")
-        with page.context.expect_page() as tab:
-            link.click()
-        expect(tab.value.locator("#go")).to_be_visible()
-
-
-def test_a_space_that_names_nobody_is_a_demo_without_any_login(tmp_path: Path) -> None:
-    with space(tmp_path, users=None) as demo:
-        with httpx.Client(base_url=demo.url, verify=False, timeout=30) as client:
-            config = client.get("/config")
-            assert config.status_code == 200
-            assert "Public demo." in config.text
-            assert "push-go" not in config.text
-            for path in ("/login/huggingface", "/login/callback"):
-                assert client.get(path).status_code == 404
-        assert demo.people.hub.requests == []
-
-
-def test_outside_of_a_space_the_app_does_not_start_and_says_why(tmp_path: Path) -> None:
-    environment = {k: v for k, v in os.environ.items() if k not in (VARIABLE, "SPACE_ID")}
-    app = start_app(
-        *("--port", str(free_port()), "--runs-dir", str(tmp_path)),
-        env=environment | {USERS: "ada"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True,
-    )  # fmt: skip
-    said, _ = app.communicate(timeout=60)
-    assert app.returncode != 0
-    assert "FTLAB_HF_USERS is for a Hugging Face Space" in said
-    assert "Traceback" not in said

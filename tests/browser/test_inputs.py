@@ -18,7 +18,7 @@ from tests.browser.conftest import served, visit
 from tests.tabs.page_fakes import page_context
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 GONE = "The Hub has no model 'owner/gone' (or it is private: set HF_TOKEN)."
 
 

@@ -1,8 +1,4 @@
-"""The main journey in a real browser, on the bundled model and real runs.
-
-Launch a sweep of two methods, reload half-way, kill the app half-way and start it again, watch the
-sweep finish, read the table and the charts, answer a prompt with base and adapter.
-"""
+"""The main journey in a real browser, on the bundled model and real runs."""
 
 from __future__ import annotations
 
@@ -13,7 +9,8 @@ import time
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from ftlab.records.store import RunStore
+from ftlab.records.store import Run, RunStore
+from tests.browser.conftest import form_is_ready, visit, wired
 from tests.processes import App
 
 pytestmark = [pytest.mark.browser, pytest.mark.model]
@@ -21,83 +18,40 @@ MINUTES = 60_000
 """Of patience: without bf16 in hardware a machine needs ten times as long as with it."""
 
 
-def tick(page: Page, *methods: str) -> None:
-    """Ticks exactly these methods."""
-    expect(page.locator("#go")).to_have_text(re.compile(r"Launch \d+ runs?"))  # the page is ready
-    boxes = page.locator(".pick input[type=checkbox]")
-    for box in boxes.all():
+def launch(page: Page, *methods: str, steps: int) -> None:
+    """Launches a sweep of exactly these methods and of their base."""
+    form_is_ready(page)
+    for box in page.locator(".pick input[type=checkbox]").all():
         box.set_checked(box.get_attribute("value") in methods)
+    for name, value in (("steps", steps), ("batch-size", 1), ("eval-examples", 1)):
+        field = page.locator(f"#f-settings-{name} input")
+        field.fill(str(value))
+        field.blur()
+    runs = "run" if len(methods) == 1 else "runs"
+    expect(page.locator("#go")).to_have_text(f"Launch {len(methods)} {runs}")
+    page.locator("#go").click()
+    expect(page.locator(".queue li")).to_have_count(len(methods) + 1)
 
 
-def fill(page: Page, name: str, value: str) -> None:
-    field = page.locator(f"#f-settings-{name} input")
-    field.fill(value)
-    field.blur()
+def newest(app: App) -> list[Run]:
+    """The runs of the newest sweep."""
+    runs = RunStore(app.runs).runs()
+    return [run for run in runs if run.spec.sweep_id == runs[-1].spec.sweep_id]
 
 
 def open_tab(page: Page, name: str) -> None:
     page.get_by_role("tab", name=name).click()
 
 
-def rows(page: Page) -> list[str]:
-    return page.locator(".queue li").all_inner_texts()
-
-
-def wait_for_status(app: App, *statuses: str, seconds: float = 600) -> None:
-    """Waits until every run of the newest sweep has one of the statuses."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        found = {run.status for run in RunStore(app.runs).runs()}
-        if found and found <= set(statuses):
-            return
-        time.sleep(0.5)
-    raise AssertionError({run.run_id: run.status for run in RunStore(app.runs).runs()})
-
-
-@pytest.mark.fault("page reloaded while a sweep runs")
-@pytest.mark.fault("browser closed while a sweep runs")
-@pytest.mark.fault("app killed with SIGKILL while a run goes")
-def test_a_sweep_survives_a_reload_and_the_death_of_the_app(page: Page, app: App) -> None:
-    tick(page, "lora", "prompt_tuning")
-    fill(page, "steps", "8")
-    fill(page, "batch-size", "2")
-    fill(page, "eval-examples", "4")
-    button = page.locator("#go")
-    expect(button).to_have_text("Launch 2 runs")
-    button.click()
-    expect(page.locator(".queue li")).to_have_count(3)
-    expect(page.locator(".queue .chip.running")).to_have_count(1, timeout=30_000)
-
-    page.reload()
-    expect(page.locator(".queue li")).to_have_count(3)
-    expect(page.locator(".queue [role=progressbar]")).to_have_count(3)
-
-    running = [run for run in RunStore(app.runs).runs() if run.status == "running"]
-    assert all(run.spec.settings.checkpoint_every is None for run in running)  # left to the steps
-    app.kill()
-    assert [run.directory.status() for run in running] <= ["running", "done"]
-    app.start()
-    page.goto("about:blank")  # a page whose server comes back may load anew at any time by itself
-    page.goto(app.url)
-    expect(page.locator(".queue li")).to_have_count(3)
-    expect(page.locator(".queue .chip.done")).to_have_count(3, timeout=15 * MINUTES)
-    assert len(RunStore(app.runs).runs()) == 3  # nothing was started twice
-    expect(page.locator(".js-plotly-plot").first).to_be_visible()
-
-
-@pytest.mark.fault("two browsers at once")
-def test_a_second_browser_shows_the_same_sweep(page: Page, browser: Browser, app: App) -> None:
-    expect(page.locator(".queue .chip.done")).to_have_count(3)
-    other = browser.new_context().new_page()
-    other.goto(f"{app.url}?tab=experiment")
-    expect(other.locator(".queue .chip.done")).to_have_count(3)
-    assert rows(other) == rows(page)
-    other.context.close()
-
-
-def test_the_table_holds_the_numbers_of_the_store_and_a_row_opens_its_run(
+def test_two_methods_are_launched_watched_read_compared_and_asked_side_by_side(
     page: Page, app: App
 ) -> None:
+    launch(page, "lora", "prompt_tuning", steps=2)
+    expect(page.locator(".queue [role=progressbar]")).to_have_count(3)
+    expect(page.locator(".queue .chip.done")).to_have_count(3, timeout=15 * MINUTES)
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    runs = [run for run in newest(app) if not run.spec.is_base]
+
     open_tab(page, "Results")
     own = page.locator("#runs tr[data-run]")  # the recorded ones are folded
     expect(own).to_have_count(2)
@@ -107,23 +61,22 @@ def test_the_table_holds_the_numbers_of_the_store_and_a_row_opens_its_run(
             expect(row).to_contain_text(shown)
     expect(own.first).not_to_contain_text("134.5 M")
     lora_row.get_by_role("button", name="LoRA").click()
-    (lora,) = [run for run in RunStore(app.runs).runs() if run.spec.method == "lora"]
+    (lora,) = [run for run in runs if run.spec.method == "lora"]
     expect(page.get_by_text(lora.run_id).first).to_be_visible()
 
-
-def test_the_charts_say_what_is_missing_for_a_comparison(page: Page) -> None:
     open_tab(page, "Compare")
     said = page.get_by_text(re.compile("full fine-tuning run", re.I)).locator("visible=true")
     expect(said.first).to_be_visible()
     expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
 
-
-def test_base_and_runs_answer_one_prompt_side_by_side(page: Page, app: App) -> None:
     open_tab(page, "Playground")
     base, *adapters = (page.locator(f"#pg-answer-{number}") for number in (1, 2, 3))
-    runs = [run for run in RunStore(app.runs).runs() if not run.spec.is_base]
     for pane, run in zip(adapters, runs, strict=True):
         expect(pane.locator(".who")).to_have_text(run.spec.label)  # no longer what ships
+    page.get_by_text(re.compile("^Base in 16 bits")).click()
+    page.get_by_label("New tokens at most").fill("8")
+    page.get_by_label("New tokens at most").blur()
+    expect(page.get_by_text(", 8 new tokens")).to_be_visible()
     prompt = page.locator("#pg-prompt textarea")
     prompt.fill("Table singers(id, name, age). How many singers are over 30?")
     page.locator("#pg-send").click()
@@ -139,15 +92,45 @@ def test_base_and_runs_answer_one_prompt_side_by_side(page: Page, app: App) -> N
         expect(pane).to_contain_text(re.compile(r"begins .* the base"))
 
 
+@pytest.mark.slow
+@pytest.mark.fault("page reloaded while a sweep runs")
+@pytest.mark.fault("browser closed while a sweep runs")
+@pytest.mark.fault("app killed with SIGKILL while a run goes")
+@pytest.mark.fault("two browsers at once")
+def test_a_sweep_survives_a_reload_and_the_death_of_the_app_and_a_second_browser_shows_it(
+    page: Page, browser: Browser, app: App
+) -> None:
+    launch(page, "lora", steps=8)
+    expect(page.locator(".queue .chip.running")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".queue li")).to_have_count(2)
+    expect(page.locator(".queue [role=progressbar]")).to_have_count(2)
+
+    running = [run for run in newest(app) if run.status == "running"]
+    assert all(run.spec.settings.checkpoint_every is None for run in running)  # left to the steps
+    app.kill()
+    assert {run.directory.status() for run in running} <= {"running", "done"}
+    app.start()
+    page.goto("about:blank")  # a page whose server comes back may load anew at any time by itself
+    page.goto(app.url)
+    wired(page)
+    expect(page.locator(".queue li")).to_have_count(2)
+    expect(page.locator(".queue .chip.done")).to_have_count(2, timeout=15 * MINUTES)
+    assert len(newest(app)) == 2  # nothing was started twice
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+
+    rows = page.locator(".queue li").all_inner_texts()
+    with visit(browser, f"{app.url}?tab=experiment") as other:
+        expect(other.locator(".queue .chip.done")).to_have_count(2)
+        assert other.locator(".queue li").all_inner_texts() == rows
+
+
+@pytest.mark.slow
 @pytest.mark.fault("cancel while it trains")
 def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
     page: Page, app: App
 ) -> None:
-    tick(page, "lora")
-    fill(page, "steps", "5000")
-    fill(page, "eval-examples", "4")
-    page.locator("#go").click()
-    expect(page.locator(".queue li")).to_have_count(2)
+    launch(page, "lora", steps=5000)
     cancel = page.locator('.queue [data-run*="lora"]')
     expect(page.locator(".queue li").last).to_contain_text("/5000")
     expect(page.locator(".queue .chip.running", has_text="training")).to_be_visible(
@@ -157,8 +140,8 @@ def test_a_running_sweep_is_cancelled_from_the_page_within_ten_seconds(
     cancel.click()
     expect(page.locator(".queue .chip.cancelled")).to_have_count(1, timeout=12_000)
     assert time.monotonic() - began < 12
-    newest = RunStore(app.runs).runs()[-1]
-    assert newest.status == "cancelled"
-    assert newest.result is not None
-    assert (newest.result.memory_at_end["before"] or 0) > 300_000_000
-    assert newest.result.memory_at_end["after"] == 0
+    last = newest(app)[-1]
+    assert last.status == "cancelled"
+    assert last.result is not None
+    assert (last.result.memory_at_end["before"] or 0) > 300_000_000
+    assert last.result.memory_at_end["after"] == 0

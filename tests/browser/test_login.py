@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from ftlab.tabs.serve import Serving
 from tests.browser.conftest import HAS_LAUNCHED
 from tests.security.servers import ACCOUNTS, PASSWORD, USER, running
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_who_logs_out_is_asked_for_the_password_again(browser: Browser, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from ftlab.tabs import app as ui
 from tests.browser.conftest import served, visit
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OFFERED = [method_id for method_id in METHODS if not why_not_offered(method_id)]
 
 

@@ -14,7 +14,7 @@ from tests.browser.conftest import served, visit
 from tests.fakes import SWEEP, make_run, make_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OLDER, RECORDED = "20261101-093000-cd34", "20260101-120000-0001"
 
 

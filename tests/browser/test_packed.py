@@ -13,7 +13,7 @@ from tests.fakes import make_sweep
 from tests.share.packed import entries, packed_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def test_a_packed_sweep_is_uploaded_compared_packed_again_and_removed(

@@ -14,7 +14,7 @@ from tests.browser.conftest import served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 TABS = ("Experiment", "Results", "Compare", "Playground", "Plan", "Learn")
 
 

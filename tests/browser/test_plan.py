@@ -16,7 +16,7 @@ from tests.fakes import make_run
 from tests.prediction.fakes import SizedPredictor
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def size(question: Question) -> float:

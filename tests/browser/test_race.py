@@ -16,7 +16,7 @@ from tests.browser.conftest import served, visit
 from tests.tabs.page_fakes import page_context
 from tests.waiting import wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.prediction.fakes import SizedPredictor
 from tests.tabs.page_fakes import page_context
 from tests.tiny import make_tiny_model
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ftlab.share.report import sweep_report
 from tests.fakes import make_run, make_sweep
 from tests.share.fakes import HOSTILE, data_of
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 PAPER = {"width": 718, "height": 1000}  # A4 within its margins, in CSS pixels
 
 

@@ -17,7 +17,7 @@ from tests.browser.conftest import served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.browser.conftest import HIDE, served, visit
 from tests.fakes import make_run, make_sweep
 from tests.tabs.page_fakes import page_context
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @dataclass

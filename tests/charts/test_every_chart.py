@@ -162,6 +162,7 @@ def new_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     del package.new_chart, sys.modules["ftlab.charts.new_chart"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("new_chart")
 def test_a_new_file_is_a_chart_of_the_compare_tab_and_of_the_report(tmp_path: Path) -> None:
     runs = tmp_path / "runs"

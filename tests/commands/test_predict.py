@@ -62,6 +62,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> type[Answers]:
     return Answers
 
 
+@pytest.mark.slow
 def test_a_real_prediction_is_a_json_list_and_nothing_else(
     config: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,7 @@ def prove(
     return ["prove", *where, *SMALL, "--points", "2", "--seeds", "0,1"]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_proof_tunes_compares_and_writes_its_sheet_and_does_nothing_twice(
     prove: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],

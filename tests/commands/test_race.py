@@ -35,6 +35,7 @@ def race(
     return ["race", *where, *SMALL, "--methods", "lora,ia3", "--seeds", "0"]
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_race_tells_who_goes_on_and_ends_with_an_answer(
     race: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -51,22 +52,9 @@ def test_a_race_tells_who_goes_on_and_ends_with_an_answer(
     assert found.request().settings.prefer == "file"
 
 
+@pytest.mark.slow
 @pytest.mark.model
-def test_as_json_nothing_else_is_printed(
-    race: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*race, "--json"]) == 0
-    said = capsys.readouterr()
-    content = json.loads(said.out)
-    assert content["status"] == "done"
-    assert content["recommendation"]["prefer"] == "score"
-    assert content["tried"] == content["candidates"]
-    assert "candidates of" not in said.err
-    assert "To step" not in said.err
-
-
-@pytest.mark.model
-def test_a_stopped_race_says_how_to_go_on_and_does(
+def test_a_stopped_race_says_how_to_go_on_and_does_printing_json_alone_if_asked(
     race: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -79,9 +67,13 @@ def test_a_stopped_race_says_how_to_go_on_and_does(
     (found,) = list_races(tmp_path / "runs")
     assert f"To go on: python -m ftlab race --resume {found.race_id}" in capsys.readouterr().err
     monkeypatch.setattr("ftlab.race.runner.start_dispatcher", work_off)
-    assert main(["race", "--resume", found.race_id, "--runs-dir", "runs"]) == 0
+    assert main(["race", "--resume", found.race_id, "--runs-dir", "runs", "--json"]) == 0
     said = capsys.readouterr()
-    assert "were compared on the tuning examples" in said.out
+    content = json.loads(said.out)
+    assert content["status"] == "done"
+    assert content["recommendation"]["prefer"] == "score"
+    assert content["tried"] == content["candidates"]
+    assert "To step" not in said.err
     assert main(["race", "--resume", found.race_id, "--runs-dir", "runs"]) == 2
     assert "is done; only one that ended early can go on" in capsys.readouterr().err
 

@@ -60,6 +60,7 @@ def test_the_card_is_written_beside_it(
         assert Image.open(card).size == (1600, 900)
 
 
+@pytest.mark.slow
 def test_the_shipped_sweep_can_be_reported(
     report: Report, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from tests.fakes import make_sweep
 from tests.hub_jobs import FLAVORS, OWNER, TOKEN
 from tests.share.packed import pack
 
+pytestmark = pytest.mark.slow
+
 NO_CREDIT, FORBIDDEN, UNKNOWN_TOKEN = 402, 403, 401
 
 
@@ -228,18 +230,6 @@ def test_without_the_hubs_prices_only_yes_starts_a_job(
     assert sending("--yes")[0] == 0
 
 
-def test_the_runs_come_back_as_from_another_machine_and_nothing_is_left_on_the_hub(
-    api: FakeApi, sending: Callable[..., Any]
-) -> None:
-    code, said = sending("--yes")
-    assert code == 0
-    assert "4 runs from another machine opened as" in said
-    assert "LoRA: done" in said, "the job's log"
-    assert "The job ran for 12 min 00 s, which costs about $0.08." in said
-    assert api.made == [{"repo_type": "dataset", "private": True}]
-    assert not api.repos
-
-
 def test_the_token_is_a_secret_of_the_job_and_in_nothing_else(
     api: FakeApi, sending: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -278,14 +268,8 @@ def test_the_code_the_sweep_and_the_users_file_are_sent_without_their_place_here
     ("function", "error", "sentence"),
     [
         ("whoami", Refusal(UNKNOWN_TOKEN), "The Hub refuses the token"),
-        ("create_repo", Refusal(FORBIDDEN), "This token may not take the sweep (403)"),
         ("run_job", Refusal(FORBIDDEN), "This token may not start the job (403)"),
         ("run_job", Refusal(NO_CREDIT), "There is no credit for this job (402)"),
-        (
-            "upload_file",
-            OSError("cut off"),
-            "The Hub does not take the sweep now",
-        ),
     ],
 )
 def test_what_the_hub_refuses_is_a_sentence_and_leaves_nothing_there(
@@ -323,15 +307,6 @@ def test_a_job_that_started_although_the_answer_was_lost_is_cancelled(
     assert not api.repos
 
 
-def test_what_may_be_left_on_the_hub_is_said(api: FakeApi, sending: Callable[..., Any]) -> None:
-    api.errors["run_job"] = OSError("cut off after it started")
-    api.errors["list_jobs"] = OSError("still cut off")
-    code, said = sending("--yes")
-    assert code == 2
-    assert "On the Hub, a job may run (https://huggingface.co/settings/jobs) and the data" in said
-    assert next(iter(api.repos)) in said
-
-
 def test_an_unknown_flavor_is_answered_with_the_nearest_and_no_job_runs_on_another_kind_of_card(
     api: FakeApi, sending: Callable[..., Any]
 ) -> None:
@@ -355,7 +330,6 @@ def test_a_sweep_is_checked_for_the_flavors_devices_before_it_is_sent(
     ("stage", "message", "sentence"),
     [
         ("ERROR", "exit code 2", "The job failed (exit code 2). Its last lines: Installing … / Oh"),
-        ("ERROR", "Job timeout", "The job's time was over before it sent results; give it more"),
         ("CANCELED", "", "The job was cancelled before it sent results."),
     ],
 )
@@ -368,24 +342,6 @@ def test_a_job_that_left_no_results_is_a_sentence_with_its_last_lines(
     assert code == 2
     assert sentence in said
     assert not api.repos
-
-
-def test_results_that_are_broken_stay_on_the_hub(api: FakeApi, sending: Callable[..., Any]) -> None:
-    assert api.results is not None
-    api.results = api.results[: len(api.results) // 2]
-    code, said = sending("--yes")
-    assert code == 2
-    assert "The results could not be fetched" in said
-    assert f"private data set repository {next(iter(api.repos))}" in said
-
-
-def test_a_repository_that_cannot_be_removed_is_named(
-    api: FakeApi, sending: Callable[..., Any]
-) -> None:
-    api.errors["delete_repo"] = Refusal(FORBIDDEN)
-    code, said = sending("--yes")
-    assert code == 0
-    assert f"repository {next(iter(api.repos))} is left; remove it there." in said
 
 
 def test_ctrl_c_asks_whether_to_cancel_and_what_is_done_is_fetched(
@@ -426,13 +382,6 @@ def test_a_connection_that_breaks_off_is_taken_up_without_repeating_the_log(
     assert code == 0
     assert "reset by peer Trying again" in said
     assert said.count("LoRA: done") == 1
-
-
-def test_only_jobs_of_send_are_resumed(api: FakeApi, sending: Callable[..., Any]) -> None:
-    assert "is no job; name it as" in sending("--resume", "a b")[1]
-    assert "it has no such job" in sending("--resume", "job7")[1]
-    api.jobs.append({"name": "somebody-elses"})
-    assert "is none that `python -m ftlab send` started" in sending("--resume", "job0")[1]
 
 
 def test_a_job_is_ended_in_time_to_send_what_is_done(

@@ -26,6 +26,8 @@ from tests.fakes import make_sweep
 from tests.hub_jobs import TOKEN, JobsHub
 from tests.hub_server import Hub, publish, serving
 
+pytestmark = pytest.mark.slow
+
 Sent = dict[str, list[str]]
 
 

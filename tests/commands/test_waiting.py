@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from rich.console import Console
 from ftlab.commands import waiting
 from ftlab.commands.waiting import shown_progress, shown_status
 from tests.hub_server import PADDING, Hub, publish, serving
+from tests.waiting import wait_until
 
 GIGABYTE = 10**9
 
@@ -67,10 +67,7 @@ def test_a_status_is_a_line_of_a_terminal() -> None:
     with shown_status(out) as tell:
         for words in WORDS:
             tell(words)
-            deadline = time.monotonic() + 10
-            while words not in said.getvalue():  # drawn some times a second
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            wait_until(lambda: words in said.getvalue())  # noqa: B023 - drawn some times a second
 
 
 def test_without_a_terminal_each_status_is_said_once_however_far_it_comes() -> None:
@@ -102,6 +99,7 @@ def command(tiny_model: Path, tmp_path: Path) -> Iterator[Command]:
         yield command
 
 
+@pytest.mark.slow
 def test_the_model_command_fetches_from_the_hub_and_says_how_far_it_is(command: Command) -> None:
     done = command("model", "tiny/llama", "--json")
     found = json.loads(done.stdout)
@@ -113,6 +111,7 @@ def test_the_model_command_fetches_from_the_hub_and_says_how_far_it_is(command: 
     assert lines[-1] == "Downloading the base model: 4.4 of 4.4 MB"
 
 
+@pytest.mark.slow
 def test_generate_says_that_its_base_is_downloaded(command: Command, tmp_path: Path) -> None:
     done = command(
         "generate", "--model", "tiny/llama", "--runs", "base", "--prompt", "hello",
@@ -123,6 +122,7 @@ def test_generate_says_that_its_base_is_downloaded(command: Command, tmp_path: P
     assert "Downloading the base model: 0.0 of 4.4 MB …" in done.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_a_sweep_in_a_log_says_that_its_base_is_downloaded(
     command: Command, tmp_path: Path, task_file: Path
 ) -> None:
@@ -136,14 +136,3 @@ def test_a_sweep_in_a_log_says_that_its_base_is_downloaded(
     assert len(said) == 1
     assert said[0].startswith("LoRA: downloading the base model, ")
     assert said[0].endswith(" of 4.4 MB")
-
-
-def test_matching_parameters_to_a_model_of_the_hub_says_that_it_is_downloaded(
-    command: Command, tmp_path: Path
-) -> None:
-    done = command(
-        "sweep", "--model", "tiny/llama", "--task", "nowhere.csv", "--methods", "lora",
-        "--match-parameters", "4k", "--runs-dir", str(tmp_path / "runs"),
-    )  # fmt: skip
-    assert done.returncode == 2, "there is no such task"
-    assert "Downloading the base model: 4.4 of 4.4 MB" in done.stderr.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,37 +32,13 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RunDi
     turn.release()
 
 
-@pytest.mark.parametrize(
-    ("how", "code"),
-    [
-        pytest.param(
-            signal.SIGINT, 0, marks=pytest.mark.fault("app stopped with Ctrl-C, runs queued")
-        ),
-        pytest.param(
-            signal.SIGTERM,
-            0,
-            marks=pytest.mark.fault("app stopped with SIGTERM, runs queued"),
-        ),
-    ],
-)
-def test_runs_go_on_when_the_app_is_stopped(
-    runs: list[RunDirectory], how: signal.Signals, code: int
-) -> None:
-    app = App(runs[0].path.parent)
-    app.start()
-    wait_until(lambda: runs[0].worker() is not None)
-    children = [child.pid for child in app.children()]
-    app.process.send_signal(how)
-    assert app.process.wait(30) == code
-    assert runs[0].status() == "running"
-    assert runs[0].worker()[0] in children, "started by the app's dispatcher"  # type: ignore[index]
-    assert not dispatcher_lock(runs[0].path.parent).try_acquire(), "the dispatcher is at work"
-
-
+@pytest.mark.slow
 @pytest.mark.fault("app and dispatcher killed with SIGKILL while a run goes")
+@pytest.mark.fault("app stopped with SIGTERM, runs queued")
 def test_an_app_that_is_started_again_takes_up_the_queue_and_starts_nothing_twice(
     runs: list[RunDirectory],
 ) -> None:
+    """Nor does a run end with the app that is stopped."""
     folder = runs[0].path.parent
     app = App(folder)
     app.start()
@@ -80,5 +55,10 @@ def test_an_app_that_is_started_again_takes_up_the_queue_and_starts_nothing_twic
         assert statuses(folder) == ["running", "cancelled", "queued"]
         assert runs[0].worker() == worker
         assert [event["event"] for event in runs[0].metrics()].count("start") == 1
+        assert app.process is not None
+        app.process.terminate()
+        assert app.process.wait(60) == 0
+        assert runs[0].status() == "running"
+        assert not dispatcher_lock(folder).try_acquire(), "the dispatcher is at work"
     finally:
         app.stop()

@@ -186,6 +186,7 @@ PeftModel.save_pretrained = fills
 """
 
 
+@pytest.mark.slow
 @pytest.mark.fault("disk full while the adapter is saved")
 def test_a_disk_that_fills_in_the_save_leaves_no_half_an_adapter_and_says_so(
     enqueue: Enqueue, tmp_path: Path
@@ -219,6 +220,7 @@ def test_a_sweep_that_has_no_room_is_refused_before_anything_is_queued(
     assert "20.0 MB are free" in launch_line(REQUEST, space_errors(REQUEST, runs))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("disk fills while a run waits")
 def test_a_worker_looks_again_before_it_trains(enqueue: Enqueue, tmp_path: Path) -> None:
     base, run = enqueue()

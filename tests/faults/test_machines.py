@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from ftlab.basics import files, leases
 from ftlab.basics.errors import FtlabError
 from ftlab.basics.leases import LEFT, Lease, LeaseWatch, holder_of
 from ftlab.jobs import run_worker
-from ftlab.jobs.control import control_folder, dispatcher_elsewhere, ensure_dispatcher, note_cancel
+from ftlab.jobs.control import control_folder, note_cancel
 from ftlab.jobs.dispatcher import Dispatcher
 from ftlab.jobs.launch import enqueue_sweep
 from ftlab.jobs.launchers.local import LocalLauncher
@@ -29,6 +28,8 @@ from tests import another_machine
 from tests.training.one_run import queued, spec_of
 from tests.waiting import wait_until
 from tests.workers import DONE, REQUEST, as_started, statuses, worker
+
+pytestmark = pytest.mark.slow
 
 EXPIRES = 3.0
 Machine = Callable[..., "subprocess.Popen[bytes]"]
@@ -68,41 +69,6 @@ def held_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Lease:
         folder.mkdir(parents=True, exist_ok=True)
         assert lease.try_acquire()
     return lease
-
-
-@pytest.mark.fault("another machine has the run")
-def test_a_run_of_another_machine_runs_until_that_one_is_silent_and_is_then_interrupted(
-    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, *_ = queue(tmp_path)
-    held_elsewhere(first.path, monkeypatch)
-    line = {"event": "start", "pid": os.getpid(), "process_started": 1.0, "boot": "boot of other"}
-    first.metrics_file.write_text(json.dumps(line | {"node": "other"}) + "\n")
-    os.utime(first.metrics_file, (1, 1))
-    assert first.status() == "running"
-    assert first.node == "other"
-    wait_until(lambda: first.status() == "interrupted", 3 * EXPIRES)
-
-
-@pytest.mark.fault("another machine has the queue")
-def test_while_the_dispatcher_of_another_machine_lives_none_is_started_here(
-    tmp_path: Path, other: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue(tmp_path)
-    lease = held_elsewhere(control_folder(tmp_path), monkeypatch)
-    started: list[Path] = []
-    monkeypatch.setattr("ftlab.jobs.control.start_dispatcher", started.append)
-    ensure_dispatcher(tmp_path)
-    assert started == [tmp_path], "it finds out whether the other one is alive"
-    lease._renewed -= EXPIRES
-    lease.renew()
-    leases.time.sleep(1.1)
-    ensure_dispatcher(tmp_path)
-    assert started == [tmp_path]
-    assert dispatcher_elsewhere(tmp_path).node == "other"  # type: ignore[union-attr]
-    wait_until(lambda: dispatcher_elsewhere(tmp_path) is None, 3 * EXPIRES)
-    ensure_dispatcher(tmp_path)
-    assert started == [tmp_path] * 2
 
 
 @pytest.mark.fault("another machine dies with the queue")
@@ -169,7 +135,7 @@ def test_a_cancelled_run_is_neither_resumed_nor_deleted_while_its_worker_elsewhe
         with pytest.raises(FtlabError, match="on the machine other is still ending"):
             act(first)
     lease._file.unlink()  # type: ignore[union-attr]
-    leases.time.sleep(1.1)
+    wait_until(lambda: first.elsewhere is None)
     begin_anew(first)
     assert first.status() == "queued"
     assert first.node_file.exists()
@@ -203,22 +169,6 @@ def test_a_run_for_a_device_that_only_the_machine_has_which_queued_it_is_left_to
     away.node_file.write_text("other")
     Dispatcher(tmp_path, LocalLauncher(worker(lambda run: DONE))).work()
     assert [run.status() for run in runs] == ["queued", "done", "done"]
-
-
-@pytest.mark.fault("a run of another machine is cancelled")
-@pytest.mark.model
-def test_a_worker_ends_when_its_run_is_cancelled_from_another_machine(
-    tiny_model: Path, task_file: Path, tmp_path: Path, other: Machine
-) -> None:
-    run = trained(tmp_path / "runs", tiny_model, task_file, steps=2_000)
-    there = other("ftlab.jobs.run_worker", str(run.path))
-    wait_until(lambda: steps_of(run) > 2, 120)
-    assert run.status() == "running"
-    note_cancel(run.path.parent, [run.run_id])
-    Dispatcher(run.path.parent, LocalLauncher(worker(lambda run: DONE))).work()
-    assert there.wait(60) == LEFT
-    assert run.result().status == "cancelled"  # type: ignore[union-attr]
-    assert "ended from another machine" in run.log_tail()
 
 
 @pytest.mark.fault("a machine is suspended and another goes on with its run")

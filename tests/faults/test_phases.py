@@ -27,10 +27,8 @@ def held(*given, **named):
 owner.{name} = held
 """
 HOLDS = {
-    "load": ("ftlab.training", "run", "load_base_model"),
     "train": ("ftlab.training.trainer", "FairTrainer", "compute_loss"),
     "evaluate": ("ftlab.training", "run", "evaluate"),
-    "save": ("peft", "PeftModel", "save_pretrained"),
 }
 
 
@@ -61,6 +59,7 @@ def cancel(run: RunDirectory, dispatcher: Dispatcher, saved: bool = False) -> No
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "phase",
     [
@@ -81,6 +80,7 @@ def test_a_cancel_in_the_midst_of_a_phase_leaves_nothing_behind(
     assert DeviceLock("cpu").try_acquire(), "the next run may start"
 
 
+@pytest.mark.slow
 @pytest.mark.fault("cancel while it waits for its device")
 def test_a_cancel_while_another_has_the_device_ends_the_wait(run: RunDirectory) -> None:
     other = DeviceLock("cpu")

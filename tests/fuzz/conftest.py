@@ -30,9 +30,7 @@ def fuzz(record_property: Callable[[str, object], None]) -> Fuzz:
     Whatever else it raises fails the test, and so does a hang.
     """
 
-    def run(
-        strategy: SearchStrategy[Any], target: Callable[[Any], object], most: int = 100
-    ) -> None:
+    def run(strategy: SearchStrategy[Any], target: Callable[[Any], object], most: int = 20) -> None:
         tried = 0
 
         @settings(

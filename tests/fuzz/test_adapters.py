@@ -29,8 +29,8 @@ def test_a_torn_zip_is_an_adapter_or_a_sentence(tmp_path: Path, fuzz: Fuzz) -> N
         assert kept.resolve().is_relative_to(tmp_path / "runs")
         assert (kept / WEIGHTS_FILE).stat().st_size == len(weights())
 
-    fuzz(torn(whole), bring, 150)
-    fuzz(st.binary(max_size=200), bring, 50)
+    fuzz(torn(whole), bring, 30)
+    fuzz(st.binary(max_size=200), bring, 10)
 
 
 @pytest.mark.hostile("fuzzed adapter zips")
@@ -44,7 +44,7 @@ def test_a_zip_with_any_names_writes_only_into_its_own_folder(tmp_path: Path, fu
         source = adapter_zip(tmp_path / "inner" / "a.zip", {**entries, **_good()})
         upload_adapter(source, runs)
 
-    fuzz(st.lists(names, min_size=1, max_size=3, unique=True), bring, 150)
+    fuzz(st.lists(names, min_size=1, max_size=3, unique=True), bring, 30)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner"]
     assert sorted(path.name for path in runs.parent.iterdir()) == ["a.zip", "runs"]
 
@@ -59,9 +59,9 @@ def test_a_torn_safetensors_file_is_a_header_or_a_sentence(fuzz: Fuzz) -> None:
     whole = weights()
     length = int.from_bytes(whole[:8], "little")
     document = json.loads(whole[8 : 8 + length])
-    fuzz(damaged(document).map(as_json).map(with_header), read, 200)
-    fuzz(torn(whole) | st.binary(max_size=80), read, 150)
-    fuzz(values().map(as_json).map(with_header), read, 100)
+    fuzz(damaged(document).map(as_json).map(with_header), read, 40)
+    fuzz(torn(whole) | st.binary(max_size=80), read, 30)
+    fuzz(values().map(as_json).map(with_header), read, 20)
 
 
 @pytest.mark.hostile("fuzzed safetensors headers")
@@ -79,7 +79,7 @@ def test_an_adapter_with_a_damaged_header_is_kept_whole_or_refused(
         assert kept is not None
         assert (kept / WEIGHTS_FILE).read_bytes() == data
 
-    fuzz(damaged(document).map(as_json), bring, 150)
+    fuzz(damaged(document).map(as_json), bring, 30)
 
 
 def _good() -> dict[str, bytes]:

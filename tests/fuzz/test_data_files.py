@@ -45,7 +45,7 @@ def test_any_bytes_are_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz, name: str)
 
 @pytest.mark.hostile("fuzzed task files")
 def test_a_torn_csv_is_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz) -> None:
-    fuzz(torn(CSV), lambda data: _used(tmp_path, "a.csv", data), 150)
+    fuzz(torn(CSV), lambda data: _used(tmp_path, "a.csv", data), 30)
 
 
 @pytest.mark.hostile("fuzzed task files")
@@ -61,14 +61,15 @@ def test_a_csv_of_any_cells_is_rows_or_a_sentence(tmp_path: Path, fuzz: Fuzz) ->
     fuzz(rows.map(written), lambda data: _used(tmp_path, "a.csv", data))
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("fuzzed task files")
 @pytest.mark.parametrize("rows", [ROWS, CHATS], ids=["questions", "chats"])
 def test_json_with_wrong_values_is_rows_or_a_sentence(
     tmp_path: Path, fuzz: Fuzz, rows: list[dict[str, Any]]
 ) -> None:
-    fuzz(damaged(rows).map(as_json), lambda data: _used(tmp_path, "a.json", data), 120)
+    fuzz(damaged(rows).map(as_json), lambda data: _used(tmp_path, "a.json", data), 24)
     lines = damaged(rows).map(lambda items: b"\n".join(map(as_json, items)))
-    fuzz(lines, lambda data: _used(tmp_path, "a.jsonl", data), 150)
+    fuzz(lines, lambda data: _used(tmp_path, "a.jsonl", data), 30)
 
 
 @pytest.mark.hostile("fuzzed task files")
@@ -85,7 +86,7 @@ def test_parquet_of_any_values_and_torn_parquet_are_rows_or_a_sentence(
 
     file = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), file)
-    fuzz(torn(file.getvalue()), lambda data: _used(tmp_path, "a.parquet", data), 150)
+    fuzz(torn(file.getvalue()), lambda data: _used(tmp_path, "a.parquet", data), 30)
 
     def of_columns(columns: dict[str, list[Any]]) -> None:
         try:

@@ -48,6 +48,7 @@ def _shown(directory: RunDirectory) -> None:
     directory.worker()
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("fuzzed records")
 @pytest.mark.parametrize("name", ["spec.json", "result.json"])
 def test_a_damaged_record_is_shown_or_a_sentence(tmp_path: Path, fuzz: Fuzz, name: str) -> None:
@@ -58,10 +59,11 @@ def test_a_damaged_record_is_shown_or_a_sentence(tmp_path: Path, fuzz: Fuzz, nam
         (directory.path / name).write_bytes(data)
         _shown(directory)
 
-    fuzz(damaged(json.loads(whole)).map(as_json), with_it, 150)
-    fuzz(torn(whole), with_it, 100)
+    fuzz(damaged(json.loads(whole)).map(as_json), with_it, 30)
+    fuzz(torn(whole), with_it, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("fuzzed records")
 @pytest.mark.parametrize("status", ["done", "running"])
 def test_damaged_metrics_are_shown_without_the_damaged_lines(
@@ -87,10 +89,11 @@ def test_damaged_metrics_are_shown_without_the_damaged_lines(
         loss_points(data_of_sweep)
         quality_points(data_of_sweep)
 
-    fuzz(damaged(lines).map(_as_lines), with_it, 120)
-    fuzz(torn(_as_lines(lines)), with_it, 100)
+    fuzz(damaged(lines).map(_as_lines), with_it, 24)
+    fuzz(torn(_as_lines(lines)), with_it, 20)
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("fuzzed records")
 def test_damaged_samples_are_shown_without_the_damaged_lines(tmp_path: Path, fuzz: Fuzz) -> None:
     directory = make_run(tmp_path)
@@ -103,10 +106,11 @@ def test_damaged_samples_are_shown_without_the_damaged_lines(tmp_path: Path, fuz
         if found is not None:
             samples_section(found)
 
-    fuzz(damaged(rows).map(_as_lines), with_it, 150)
-    fuzz(torn(_as_lines(rows)), with_it, 50)
+    fuzz(damaged(rows).map(_as_lines), with_it, 30)
+    fuzz(torn(_as_lines(rows)), with_it, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("fuzzed records")
 def test_annotations_merges_votes_and_recordings_are_read_or_a_sentence(
     tmp_path: Path, fuzz: Fuzz
@@ -122,7 +126,7 @@ def test_annotations_merges_votes_and_recordings_are_read_or_a_sentence(
         directory.annotations_file.write_bytes(data)
         _shown(directory)
 
-    fuzz(damaged(annotations).map(as_json) | st.binary(max_size=40), annotated, 100)
+    fuzz(damaged(annotations).map(as_json) | st.binary(max_size=40), annotated, 20)
     directory.annotations_file.unlink()
     events = [
         {"event": "start", "pid": 4194305, "process_started": 1.0, "at": 1.0},
@@ -141,13 +145,13 @@ def test_annotations_merges_votes_and_recordings_are_read_or_a_sentence(
         assert merge.target
         merge.record()
 
-    fuzz(damaged(events).map(_as_lines) | values().map(as_json), merged, 150)
+    fuzz(damaged(events).map(_as_lines) | values().map(as_json), merged, 30)
 
     def recorded(data: bytes) -> None:
         (tmp_path / "provenance.json").write_bytes(data)
         read_provenance(tmp_path)
 
-    fuzz(values().map(as_json), recorded, 60)
+    fuzz(values().map(as_json), recorded, 12)
 
     def voted(data: bytes) -> None:
         for file in (votes, votes.parent / "votes" / "none.jsonl"):
@@ -155,7 +159,7 @@ def test_annotations_merges_votes_and_recordings_are_read_or_a_sentence(
             file.write_bytes(data)
         read_votes(tmp_path, [])
 
-    fuzz(st.lists(values(), max_size=3).map(_as_lines), voted, 60)
+    fuzz(st.lists(values(), max_size=3).map(_as_lines), voted, 12)
 
 
 @pytest.mark.hostile("fuzzed records")
@@ -204,14 +208,14 @@ def test_a_brought_adapter_s_record_is_read_or_a_sentence(tmp_path: Path, fuzz: 
 def test_any_json_for_a_record_is_read_or_a_sentence(
     fuzz: Fuzz, read: Callable[[bytes], object]
 ) -> None:
-    fuzz(values().map(as_json) | st.binary(max_size=80), read, 100)
+    fuzz(values().map(as_json) | st.binary(max_size=80), read, 20)
 
 
 @pytest.mark.hostile("fuzzed published results")
 def test_a_damaged_published_result_is_read_or_a_sentence(fuzz: Fuzz) -> None:
     document = json.loads(PUBLISHED.read_bytes())
-    fuzz(damaged(document).map(as_json), lambda data: parse_result(data, "a.json"), 150)
-    fuzz(torn(PUBLISHED.read_bytes()), lambda data: parse_result(data, "a.json"), 50)
+    fuzz(damaged(document).map(as_json), lambda data: parse_result(data, "a.json"), 30)
+    fuzz(torn(PUBLISHED.read_bytes()), lambda data: parse_result(data, "a.json"), 10)
 
 
 @pytest.mark.hostile("fuzzed published results")
@@ -220,13 +224,13 @@ def test_a_torn_csv_of_published_results_is_read_or_a_sentence(tmp_path: Path, f
         for name, document in documents_of(data, "a.csv"):
             parse_result(document, name)
 
-    fuzz(torn(PUBLISHED_CSV.read_bytes()), read, 120)
+    fuzz(torn(PUBLISHED_CSV.read_bytes()), read, 24)
 
     def imported(data: bytes) -> None:
         (tmp_path / "a.csv").write_bytes(data)
         import_files([tmp_path / "a.csv"], tmp_path / "runs")
 
-    fuzz(torn(PUBLISHED_CSV.read_bytes()), imported, 20)
+    fuzz(torn(PUBLISHED_CSV.read_bytes()), imported, 10)
 
 
 def _as_lines(items: Any) -> bytes:

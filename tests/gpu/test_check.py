@@ -22,23 +22,45 @@ def never(bench: Bench) -> Iterator[Row]:
     raise AssertionError("a check that cannot run was run")
 
 
+IN_ONE_PROCESS = ("environment", "first loss", "every method")
+WITH_WORKERS = ("sweep", "out of memory", "killed", "playground", "resume")
+OF_A_GPU = tuple(each.name for each in CHECKS if not each.on_cpu)
+
+
 @pytest.mark.model
-def test_on_a_cpu_every_check_is_right_or_says_why_it_was_not_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        (*IN_ONE_PROCESS, *OF_A_GPU),
+        pytest.param((*WITH_WORKERS, "fewer bits"), marks=pytest.mark.slow),
+    ],
+    ids=["in one process", "with workers"],
+)
+def test_on_a_cpu_every_check_is_right_or_says_why_it_was_not_run(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
     found, document = tmp_path / "rows.json", tmp_path / "gpu.md"
     document.write_text(f"# On a GPU\n\n{check.BEGIN}\n{check.END}\n\nThe end.\n", encoding="utf-8")
-    few = "last_layers,vera,prompt_tuning"  # every method is trained elsewhere
-    arguments = ["--device", "cpu", "--minutes", "30", "--methods", few, "--json", str(found)]
+    arguments = [
+        "--device", "cpu", "--minutes", "30", "--only", ",".join(names), "--methods", "vera",
+        "--json", str(found),
+    ]  # fmt: skip
     status = check.main([*arguments, "--write", str(document)])
     rows = [Row(**each) for each in json.loads(found.read_text(encoding="utf-8"))]
     assert [each for each in rows if each.ok is False] == []
     assert status == 0
-    assert {each.check for each in rows if each.ok} == {each.name for each in CHECKS if each.on_cpu}
-    assert {each.check for each in rows} == {each.name for each in CHECKS}
+    assert {each.check for each in rows if each.ok} == {*names} - {*OF_A_GPU}
+    assert {each.check for each in rows} == {*names}
     assert all(each.found for each in rows)
     text = document.read_text(encoding="utf-8")
     assert text.startswith("# On a GPU")
     assert text.endswith(f"{check.END}\n\nThe end.\n")
     assert text.count("\n| sweep | ") == sum(each.check == "sweep" for each in rows)
+
+
+def test_every_check_is_tried_here() -> None:
+    tried = [*IN_ONE_PROCESS, *WITH_WORKERS, "fewer bits", *OF_A_GPU]
+    assert sorted(tried) == sorted(each.name for each in CHECKS)
 
 
 def test_what_cannot_run_is_a_row_with_its_reason_and_ends_nothing(bench: Bench) -> None:

@@ -44,6 +44,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Answers:
     return give
 
 
+@pytest.mark.slow
 def test_peft_is_asked_in_a_process_of_its_own_and_its_answer_remembered(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

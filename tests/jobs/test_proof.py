@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -111,13 +112,16 @@ def test_a_probe_without_an_answer_is_one_sentence(
         ask_probe(WAVEFT)
 
 
-@pytest.mark.model
-def test_what_cannot_be_trained_at_all_ends_the_proof_with_its_reason() -> None:
-    (adamss,) = read_variants('{"peft_type": "ADAMSS"}')
-    with pytest.raises(FtlabError, match=r"ADAMSS does not train .*scikit-learn is required"):
-        ask_probe(adamss)
+def test_what_cannot_be_trained_at_all_ends_the_proof_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = replace(LORA, trains=False, reason="scikit-learn is required.")
+    answering(json.dumps(asdict(found)), monkeypatch)
+    with pytest.raises(FtlabError, match=r"WAVEFT does not train .*scikit-learn is required"):
+        ask_probe(WAVEFT)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_peftconfig_is_probed_in_a_process_of_its_own() -> None:
     found = ask_probe(WAVEFT)

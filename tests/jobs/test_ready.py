@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,44 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("FTLAB_LOCKS", str(folder))
     monkeypatch.setenv(ready.IDLE_VARIABLE, "60")
     yield folder
-    for parent in parents():
+    end_parents(folder)
+
+
+@pytest.fixture(scope="module")
+def parent_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for a parent that several tests use: whichever comes first, starts it."""
+    folder = tmp_path_factory.mktemp("parent")
+    yield folder
+    end_parents(folder)
+
+
+@pytest.fixture
+def shared_parent(parent_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FTLAB_LOCKS", str(parent_folder))
+    monkeypatch.setenv(ready.IDLE_VARIABLE, "120")
+    return parent_folder
+
+
+def end_parents(folder: Path) -> None:
+    for parent in parents(folder):
         parent.kill()
         parent.wait(10)
 
 
-def parents() -> list[psutil.Process]:
-    """The parents that fit runs as this process would start them, without the runs they forked."""
+def parents(folder: Path) -> list[psutil.Process]:
+    """The parents of that folder that fit runs as this process would start them, without the runs
+    they forked."""
     name = ready.identity()
-    found = [one for one in psutil.process_iter(["cmdline"]) if name in (one.info["cmdline"] or [])]
-    return [one for one in found if "ready_parent" not in " ".join(one.parent().cmdline())]
+    found = []
+    for one in psutil.process_iter(["cmdline"]):
+        with suppress(psutil.NoSuchProcess):
+            if name not in (one.info["cmdline"] or []):
+                continue
+            starter = one.parent()
+            is_forked = starter is not None and "ready_parent" in " ".join(starter.cmdline())
+            if not is_forked and one.environ().get("FTLAB_LOCKS") == str(folder):
+                found.append(one)
+    return found
 
 
 def run_in(folder: Path, asked: Any) -> RunDirectory:
@@ -69,7 +98,7 @@ def started(directory: RunDirectory) -> Started:
 
 
 def ended(worker: Started) -> int:
-    wait_until(lambda: worker.poll() is not None, 120)
+    wait_until(lambda: worker.poll() is not None)
     status = worker.poll()
     assert status is not None
     return status
@@ -86,13 +115,14 @@ def facts(directory: RunDirectory) -> tuple[Any, ...]:
     return losses, measures.eval_loss_after, measures.trainable_params, environment
 
 
+@pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.parametrize("variant", ["full", "lora", "qlora", "prompt_tuning"])
+@pytest.mark.parametrize("variant", ["full", "qlora"])
 def test_a_forked_run_is_that_of_a_fresh_process(
     tiny_model: Path,
     task_file: Path,
     tmp_path: Path,
-    locks: Path,
+    shared_parent: Path,
     variant: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -100,7 +130,7 @@ def test_a_forked_run_is_that_of_a_fresh_process(
     asked = request(tiny_model, task_file, variant)
     forked = run_in(tmp_path / "forked", asked)
     worker = started(forked)
-    assert isinstance(worker, ForkedWorker), (locks / "ready.log").read_text()
+    assert isinstance(worker, ForkedWorker), (shared_parent / "ready.log").read_text()
     assert ended(worker) == 0
 
     monkeypatch.setenv(ready.IDLE_VARIABLE, "0")
@@ -118,16 +148,16 @@ def test_a_forked_run_is_that_of_a_fresh_process(
         assert found == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.model
-@pytest.mark.usefixtures("locks")
 def test_whoever_is_killed_takes_nothing_with_it(
-    tiny_model: Path, task_file: Path, tmp_path: Path
+    tiny_model: Path, task_file: Path, tmp_path: Path, shared_parent: Path
 ) -> None:
     """Neither a killed run the parent, nor a killed parent a run, nor its end the next run."""
     asked = request(tiny_model, task_file, "lora", steps=400, eval_answers=False)
     first = run_in(tmp_path, asked)
     worker = started(first)
-    wait_until(first.worker, 60)
+    wait_until(first.worker)
     os.kill(worker.pid, signal.SIGKILL)
     assert ended(worker) == -signal.SIGKILL
     assert first.result() is None
@@ -136,7 +166,7 @@ def test_whoever_is_killed_takes_nothing_with_it(
     second = run_in(tmp_path, asked)
     worker = started(second)
     assert isinstance(worker, ForkedWorker), "the parent is gone"
-    [parent] = parents()
+    [parent] = parents(shared_parent)
     parent.kill()
     parent.wait(10)
     assert ended(worker) == ForkedWorker.LOST, "nobody is left who knows its status"
@@ -147,9 +177,9 @@ def test_whoever_is_killed_takes_nothing_with_it(
     assert facts(third)[:2] == facts(second)[:2]
 
 
-@pytest.mark.usefixtures("locks")
+@pytest.mark.slow
 def test_the_dispatcher_cancels_a_forked_run(
-    tiny_model: Path, task_file: Path, tmp_path: Path
+    tiny_model: Path, task_file: Path, tmp_path: Path, shared_parent: Path
 ) -> None:
     folder = tmp_path / "runs"
     [spec, *_] = [
@@ -166,37 +196,42 @@ def test_the_dispatcher_cancels_a_forked_run(
         dispatcher.step()
         return directory.worker() is not None
 
-    wait_until(is_running, 60)
+    wait_until(is_running)
     pid = directory.worker()[0]  # type: ignore[index]
-    assert psutil.Process(pid).parent() in parents()
+    assert psutil.Process(pid).parent() in parents(shared_parent)
     note_cancel(folder, [run.run_id for run in RunStore(folder).runs()])
     while dispatcher.step():
         time.sleep(0.1)
     assert {run.status for run in RunStore(folder).runs()} == {"cancelled"}
     assert not psutil.pid_exists(pid)
-    assert parents(), "the parent waits for the next run"
+    assert parents(shared_parent), "the parent waits for the next run"
 
 
+@pytest.mark.slow
 def test_the_parent_forks_the_dispatcher_too_which_has_it_fork_the_runs(
-    tiny_model: Path, task_file: Path, tmp_path: Path, locks: Path
+    tiny_model: Path, task_file: Path, tmp_path: Path, shared_parent: Path
 ) -> None:
-    ready.Waker().wake(CPU)
-    wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1, 60)
-    wait_until(lambda: not ready.lock_file(ready.identity()).stat().st_size, 60)
+
+    def is_ready() -> bool:
+        ready.Waker().wake(CPU)
+        there = bool(parents(shared_parent))
+        return there and not ready.lock_file(ready.identity()).stat().st_size
+
+    wait_until(is_ready)
     folder = tmp_path / "runs"
     specs = enqueue_sweep(request(tiny_model, task_file, "lora", eval_answers=False), folder)
     start_dispatcher(folder)
-    [parent] = parents()
+    [parent] = parents(shared_parent)
     forked = set()
 
     def both_are_forked() -> bool:
         forked.update(child.pid for child in parent.children())
         return len(forked) >= 2
 
-    wait_until(both_are_forked, 60)
-    wait_until(lambda: not any(run.is_open for run in RunStore(folder).runs()), 120)
+    wait_until(both_are_forked)
+    wait_until(lambda: not any(run.is_open for run in RunStore(folder).runs()))
     assert [run.status for run in RunStore(folder).runs()] == ["done"] * len(specs)
-    wait_until(lambda: not parent.children(), 60)
+    wait_until(lambda: not parent.children())
 
 
 @pytest.mark.usefixtures("locks")
@@ -243,6 +278,7 @@ def test_a_log_that_cannot_be_written_is_said_where_the_dispatcher_would_be_fork
         start_dispatcher(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_table_of_weight_names_is_built_with_the_imports() -> None:
     """A name of transformers that is not public; without it each run takes longer to load."""
     code = """
@@ -255,6 +291,7 @@ print(len(conversion_mapping._checkpoint_conversion_mapping_cache) > 10)
     assert found.stdout.split() == [b"True"], found.stderr
 
 
+@pytest.mark.slow
 def test_a_forked_dispatcher_has_the_cores_of_its_parent_before_its_imports(tmp_path: Path) -> None:
     """`OMP_PROC_BIND` binds a process that imports torch to one core, which its runs would have."""
     code = """
@@ -271,14 +308,14 @@ ready_parent.work(asked, [], cores)
     assert log.read_text().strip() == "['runs'] True"
 
 
-@pytest.mark.usefixtures("locks")
+@pytest.mark.slow
 def test_a_parent_that_nobody_asks_ends_and_leaves_nothing(
     locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ready.IDLE_VARIABLE, "1")
     ready.Waker().wake(CPU)
-    wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1, 60)
-    wait_until(lambda: not parents(), 60)
+    wait_until(lambda: len(list(locks.glob("ready-*.socket"))) == 1)
+    wait_until(lambda: not parents(locks))
     assert [file.name for file in locks.glob("ready*")] == ["ready.log"]
     said = (locks / "ready.log").read_text(encoding="utf-8")
     assert not said or said.startswith("nanobind: leaked")  # triton's notice, with torch 2.15
@@ -407,6 +444,7 @@ def test_a_worker_whose_parent_hangs_is_lost_when_it_is_gone(
     assert worker.poll() == ForkedWorker.LOST
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_at_the_same_size_becomes_a_fresh_process(
     tmp_path: Path,
 ) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ import pytest
 from ftlab.basics.locks import DeviceLock
 from ftlab.basics.processes import is_alive
 from ftlab.models.libraries import CPU_SETTINGS
-from ftlab.records.result import RunResult
 from ftlab.records.run import RunDirectory
 from tests.training import one_run
 from tests.waiting import wait_until
@@ -41,6 +39,7 @@ def queued(tiny_model: Path, task_file: Path, tmp_path: Path) -> RunDirectory:
     return one_run.queued(spec, tmp_path / "runs")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
     queued: RunDirectory,
 ) -> None:
@@ -67,19 +66,6 @@ def test_a_run_leaves_exactly_the_files_of_the_record_and_is_never_done_twice(
     assert again.returncode == 2
     assert "never done twice" in again.stderr
     assert queued.status() == "done"
-
-
-def test_a_model_that_is_gone_is_a_reason_for_people_and_a_traceback_in_the_log(
-    queued: RunDirectory, tmp_path: Path
-) -> None:
-    gone = RunDirectory(tmp_path / "runs2" / queued.run_id)
-    gone.write_spec(replace(queued.spec(), model=str(tmp_path / "nowhere")))
-    assert work(gone).returncode == 1
-    result = gone.result()
-    assert isinstance(result, RunResult)
-    assert result.status == "failed"
-    assert result.reason == f"There is no model folder '{tmp_path / 'nowhere'}'."
-    assert "Traceback" in gone.log_tail()
 
 
 def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ from tests.hub_server import PADDING, Hub, publish, serving
 from tests.training import one_run
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow
+
 NAME = "tiny/llama"
 
 
@@ -89,7 +91,7 @@ def test_a_download_is_seen_coming_in_and_no_part_of_what_the_run_measures(
     hub: Hub, queue: Callable[..., list[RunDirectory]],
     start: Callable[[RunDirectory], subprocess.Popen[bytes]],
 ) -> None:  # fmt: skip
-    base, lora = queue()
+    base, _ = queue()
     process = start(base)
     wait_for_download(base, process)
     way = read_progress(read_run(base))
@@ -115,15 +117,6 @@ def test_a_download_is_seen_coming_in_and_no_part_of_what_the_run_measures(
     whole = base.metrics()[-1]["elapsed"]
     assert result.measures.total_seconds < whole - took + 0.5
     assert set(result.phases) == {"load", "evaluate"}
-
-    assert start(lora).wait(120) == 0, lora.log_tail()
-    assert phases(lora) == ["load", "train", "save", "evaluate"], "nothing was missing any more"
-    assert downloads(lora) == []
-    second = lora.result()
-    assert second is not None
-    assert second.environment["model_hash"] == result.environment["model_hash"]
-    both = [found.measures.before_model_bytes for found in (result, second)]
-    assert both[0] == pytest.approx(both[1], abs=20_000_000), "no memory of the download is left"
 
 
 def test_a_model_that_the_hub_does_not_have_fails_the_run_without_torch(

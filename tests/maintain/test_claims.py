@@ -54,7 +54,9 @@ def test_a_method_that_diverged_at_its_best_rate_is_named() -> None:
     assert lines(record)[-1] == "Left out, since a run diverged: LoRA lr=0.003."
 
 
+@pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.usefixtures("in_this_process")
 def test_ladders_are_trained_first_and_nothing_twice(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

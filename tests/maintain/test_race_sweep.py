@@ -15,6 +15,7 @@ from tests.commands.test_tune import SMALL
 from tests.training.one_run import work_off
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_sweep_is_recorded_without_doing_anything_twice_and_a_race_replayed(
     tiny_model: Path, task_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

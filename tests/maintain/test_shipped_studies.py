@@ -48,6 +48,7 @@ def test_each_claim_was_tried_whole_by_the_protocol_that_ships(of_claims: Claims
     assert claims.record_file().stat().st_size < MOST_BYTES
 
 
+@pytest.mark.slow
 def test_the_correlations_follow_from_the_rows(of_transfer: TransferRecord) -> None:
     assert of_transfer.agreements == transfer.agreements(of_transfer.protocol, of_transfer.rows)
 

@@ -88,7 +88,9 @@ def test_a_protocol_that_cannot_be_read_is_named(
     assert "p.json cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.model
+@pytest.mark.usefixtures("in_this_process")
 def test_only_missing_seeds_are_trained_and_what_a_killed_command_queued_is_ended_first(
     tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

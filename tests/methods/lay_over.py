@@ -18,10 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-EVIL = [
-    ".?" * 45 + "Z", "((.+)+)+Z", "(.|.)" * 30 + "Z", "(.*)*Z", "(?:\\w?\\W?){400}Z",
-    "(a|b|c|.)*" * 300 + "Z",
-]  # fmt: skip
+EVIL = [".?" * 45 + "Z", "((.+)+)+Z"]
 LIMIT_SECONDS = 3.0
 
 _BESIDE = {

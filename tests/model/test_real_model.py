@@ -12,9 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant
-from ftlab.models.loading import load_base_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.training import DtypePolicy, TrainingSettings
 from ftlab.training.model import save_result
@@ -23,7 +21,6 @@ from ftlab.training.trainer import StepMeter
 from tests.bundled import CPU, Bundled
 
 pytestmark = pytest.mark.model
-STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +40,9 @@ def train_on_two(
     return bundled.train(model, method, Arithmetic(policy, CPU), settings, [0, 1] * steps)
 
 
-def test_the_bundled_model_is_what_it_says_it_is(bundled: Bundled) -> None:
-    model = load_base_model(bundled.source, "bf16", None, CPU)
-    assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert model.name_or_path == BUNDLED_ID
-
-
-@pytest.mark.parametrize("method", CORE)
-def test_the_loss_on_a_fixed_batch_falls_by_five_per_cent_or_more(
-    method: str, bundled: Bundled
-) -> None:
-    meter = train_on_two(bundled, bundled.model(method, "bf16"), method, "bf16", STEPS)
+@pytest.mark.slow
+def test_the_loss_on_a_fixed_batch_falls_by_five_per_cent_or_more(bundled: Bundled) -> None:
+    meter = train_on_two(bundled, bundled.model("qlora", "bf16"), "qlora", "bf16", 8)
     assert meter.losses[-1] <= 0.95 * meter.losses[0], meter.losses
 
 
@@ -61,45 +50,36 @@ RELOAD = """
 import sys, torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-base, adapter, inputs, out, method = sys.argv[1:]
-quantised = dict(quantization_config=BitsAndBytesConfig(
-    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-    bnb_4bit_compute_dtype=torch.float32), device_map={"": "cpu"}) if method == "qlora" else {}
-if method == "full":
-    model = AutoModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
-else:
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **quantised)
-    model = PeftModel.from_pretrained(model, adapter)
-for module in model.modules():  # the same kernel as here, not the one in bf16 of AVX512-BF16
-    if hasattr(module, "support_avx512bf16_for_cpu"):
-        module.support_avx512bf16_for_cpu = False
+from transformers import AutoModelForCausalLM
+base, adapter, inputs, out = sys.argv[1:]
+model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+model = PeftModel.from_pretrained(model, adapter)
 with torch.no_grad():
     logits = model.eval()(**load_file(inputs)).logits
 save_file({"logits": logits.float().contiguous()}, out)
 """
 
 
-@pytest.mark.parametrize("method", CORE)
 def test_a_saved_result_gives_the_same_logits_in_a_fresh_process_of_plain_peft(
-    method: str, bundled: Bundled, tmp_path: Path
+    bundled: Bundled, tmp_path: Path
 ) -> None:
-    model = bundled.model(method, "fp32")
-    train_on_two(bundled, model, method, "fp32", 2)
+    model = bundled.model("lora", "fp32")
+    train_on_two(bundled, model, "lora", "fp32", 2)
     batch = {key: two_examples(bundled)[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         here = model.eval()(**batch).logits
-    save_result(model, Variant(method), bundled.tokenizer, tmp_path / "adapter")
+    save_result(model, Variant("lora"), bundled.tokenizer, tmp_path / "adapter")
     save_file(batch, tmp_path / "inputs")
     subprocess.run(
         [sys.executable, "-c", RELOAD, str(bundled.source.folder), str(tmp_path / "adapter"),
-         str(tmp_path / "inputs"), str(tmp_path / "out"), method],
+         str(tmp_path / "inputs"), str(tmp_path / "out")],
         check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     there = load_file(tmp_path / "out")["logits"]
     torch.testing.assert_close(there, here.float(), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_qlora_gradient_is_the_same_before_and_after_an_evaluation(bundled: Bundled) -> None:
     model = bundled.model("qlora", "bf16")
     with torch.no_grad():  # B starts at zero, which would hide a lost gradient of A
@@ -130,12 +110,12 @@ def test_a_qlora_gradient_is_the_same_before_and_after_an_evaluation(bundled: Bu
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """The command of the README with two steps, and its rows."""
+    """The command of the README with two steps and without answers, and its rows."""
     folder = tmp_path_factory.mktemp("runs")
     done = ftlab(
         "sweep", "--task", "sql", "--methods", "full,lora,qlora,prompt_tuning", "--steps", "2",
-        "--batch-size", "2",
-        "--eval-examples", "4", "--json", "--runs-dir", str(folder),
+        "--batch-size", "2", "--eval-examples", "2", "--no-eval-answers", "--json",
+        "--runs-dir", str(folder),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
@@ -164,12 +144,15 @@ def test_a_sweep_measures_what_the_methods_differ_in(
     for method in ("lora", "qlora", "prompt_tuning"):
         assert rows[method]["adapter_bytes"] < 0.05 * rows["full"]["adapter_bytes"]
         assert rows[method]["net_peak_memory_bytes"] < 0.8 * rows["full"]["net_peak_memory_bytes"]
+        files = sweep[0] / rows[method]["run_id"] / "adapter"
+        config = json.loads((files / "adapter_config.json").read_text(encoding="utf-8"))
+        assert config["base_model_name_or_path"] == BUNDLED_ID
     for row in rows.values():
         assert row["eval_loss_after"] is not None
         assert row["eval_loss_before"] is not None
-        assert row["score_before"] is not None
 
 
+@pytest.mark.slow
 def test_base_and_adapter_answer_side_by_side(sweep: tuple[Path, list[dict[str, Any]]]) -> None:
     folder, rows = sweep
     lora = next(row["run_id"] for row in rows if row["method"] == "lora")

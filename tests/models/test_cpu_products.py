@@ -113,6 +113,7 @@ with torch.autocast("cpu", dtype=torch.bfloat16):
 """
 
 
+@pytest.mark.slow
 def test_a_process_multiplies_so_if_its_cpu_multiplies_no_bf16() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", CHECK], check=True)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.decoding import (
@@ -31,11 +31,17 @@ from ftlab.models.resolve import resolve_model
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.training.model import apply_method
 from ftlab.training.step import collate, completion_losses, read_batch
-from tests.architectures import FAMILIES, config_of
+from tests.architectures import config_of
+from tests.slow import slow
 from tests.tiny import make_tiny_model
 
 CPU = torch.device("cpu")
 NEW = 10
+NOT_ALIKE = (
+    "phi", "gpt_neox", "opt", "bloom", "falcon", "cohere", "mixtral", "deepseek_v3", "gemma3_text",
+    "exaone4", "gpt_oss", "lfm2", "mamba",
+)  # fmt: skip
+"""Families that differ in what they keep of a prompt."""
 STOPS = list(range(0, 320, 4))  # so that rows end at different steps
 
 
@@ -119,7 +125,10 @@ def partly_right(examples: list[FormattedExample], answers: list[list[int]]) -> 
     ]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [*CORE, "lora_int8", *slow(["last_layers", "bitfit", "pissa", "ia3", "prefix_tuning"])],
+)
 def test_each_method_answers_after_its_loss_what_generate_answers(
     method: str, folder: Path
 ) -> None:
@@ -135,7 +144,7 @@ def test_each_method_answers_after_its_loss_what_generate_answers(
     assert len({len(answer) for answer in found}) > 1
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", *slow(NOT_ALIKE)])
 def test_each_architecture_that_continues_after_its_loss_answers_what_generate_answers(
     family: str,
 ) -> None:

@@ -97,7 +97,7 @@ def got(hub: Hub) -> set[str]:
     return {line.rpartition("/")[2] for line in hub.requests if line.startswith("GET /tiny")}
 
 
-def test_bytes_are_reported_from_nothing_to_all_at_most_twice_a_second(
+def test_bytes_are_reported_at_most_twice_a_second_and_then_the_model_is_here_without_the_hub(
     hub: Hub, ask: Asker, published: Path
 ) -> None:
     hub.bytes_a_second = PADDING / 2.5
@@ -111,20 +111,14 @@ def test_bytes_are_reported_from_nothing_to_all_at_most_twice_a_second(
     seconds = said[-1]["at"] - said[0]["at"]
     assert len(told) <= 2 * seconds + 2, "the first and the last come on top"
     assert "pytorch_model.bin" not in got(hub)
-
-
-@pytest.mark.parametrize("is_gone", [False, True])
-def test_a_model_that_is_here_is_found_without_asking_for_a_file(
-    is_gone: bool, hub: Hub, ask: Asker
-) -> None:
-    first = ask()[-1]
     hub.requests.clear()
-    hub.is_gone = is_gone
+    hub.is_gone = True
     (again,) = ask()
-    assert (again["folder"], again["hash"]) == (first["folder"], first["hash"])
+    assert (again["folder"], again["hash"]) == (said[-1]["folder"], said[-1]["hash"])
     assert got(hub) == set()
 
 
+@pytest.mark.slow
 def test_a_config_that_a_prediction_fetched_is_no_model(hub: Hub, ask: Asker) -> None:
     fetch = f"from huggingface_hub import hf_hub_download as f; f('{NAME}', 'config.json')"
     environment = os.environ | hub.environment(ask.home)
@@ -134,6 +128,7 @@ def test_a_config_that_a_prediction_fetched_is_no_model(hub: Hub, ask: Asker) ->
     assert "could not be had: it is not in the local cache and the Hugging" in said["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.fault("Hub gone in the middle of a download")
 def test_a_hub_that_goes_away_is_one_sentence_and_whole_files_are_kept(
     hub: Hub, ask: Asker, published: Path
@@ -152,6 +147,7 @@ def test_a_hub_that_goes_away_is_one_sentence_and_whole_files_are_kept(
     assert "folder" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_once_is_taken_up_where_it_stopped(hub: Hub, ask: Asker) -> None:
     hub.break_once_after = PADDING // 2
     said = ask()
@@ -160,6 +156,7 @@ def test_a_connection_that_breaks_once_is_taken_up_where_it_stopped(hub: Hub, as
     assert 1_000_000 < int(part.removeprefix("bytes=").removesuffix("-")) <= PADDING // 2
 
 
+@pytest.mark.slow
 def test_a_model_that_the_hub_does_not_have_is_one_sentence(ask: Asker) -> None:
     (said,) = ask("tiny/none")
     assert said["error"] == "The Hub has no model 'tiny/none' (or it is private: set HF_TOKEN)."
@@ -176,6 +173,7 @@ def test_a_disk_without_room_is_said_before_anything_is_fetched(hub: Hub, ask: A
     assert got(hub) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.fault("disk full in the middle of a download")
 def test_a_disk_that_refuses_a_file_is_one_sentence(ask: Asker) -> None:
     def limited() -> None:
@@ -204,9 +202,10 @@ def begun(process: subprocess.Popen[str], ask: Asker) -> psutil.Process:
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.fault("process that asked for a download killed with SIGKILL")
 @pytest.mark.usefixtures("stalled")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_download_ends_at_once_with_the_process_that_asked_and_leaves_no_incomplete_file(
     ask: Asker, number: signal.Signals
 ) -> None:
@@ -218,6 +217,7 @@ def test_the_download_ends_at_once_with_the_process_that_asked_and_leaves_no_inc
     assert ask.left_in_half() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stalled")
 def test_an_error_in_the_progress_callback_ends_the_download_and_is_raised(ask: Asker) -> None:
     process = ask.start(
@@ -230,17 +230,19 @@ def test_an_error_in_the_progress_callback_ends_the_download_and_is_raised(ask: 
     assert ask.left_in_half() == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stalled")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_download_is_reported_in_one_sentence(ask: Asker, number: signal.Signals) -> None:
+def test_a_killed_download_is_reported_in_one_sentence(ask: Asker) -> None:
     process = ask.start()
-    begun(process, ask).send_signal(number)
+    begun(process, ask).kill()
     said, _ = process.communicate(timeout=20)
     sentence = json.loads(said.splitlines()[-1])["error"]
-    ending = "was killed, perhaps because memory ran out" if number == 9 else "ended with status 1"
-    assert f", as its process {ending}; run it again: files" in sentence
+    assert (
+        ", as its process was killed, perhaps because memory ran out; run it again: f" in sentence
+    )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stalled")
 def test_several_signals_at_once_end_the_download_too(ask: Asker) -> None:
     """Ctrl-C reaches all processes of the terminal, and the caller then ends the download too."""

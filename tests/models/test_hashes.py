@@ -243,6 +243,7 @@ def test_the_oldest_entries_are_forgotten(
     assert read == ["0.safetensors"]
 
 
+@pytest.mark.slow
 def test_processes_that_hash_at_once_agree_and_leave_whole_entries(tmp_path: Path) -> None:
     names = [f"{number:02}" for number in range(12)]
     folder = weights(tmp_path / "model", **dict.fromkeys(names, "x" * 100_000))

@@ -164,6 +164,7 @@ print(alone, beside, seconds())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not KERNEL_COUNTS or (os.cpu_count() or 1) < 2, reason="needs Linux and two cores"
 )

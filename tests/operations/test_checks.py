@@ -179,6 +179,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_torch_and_bitsandbytes_really_work_here() -> None:
     finding = check_torch(CPU)
     assert (finding.mark, finding.fix) == ("ok", "")
@@ -205,6 +206,7 @@ def test_warnings_of_libraries_before_the_probes_answer_are_ignored() -> None:
     assert check_torch(GPU, python(f"print('a warning'); print({told!r})")).found == OLD_DRIVER
 
 
+@pytest.mark.slow
 def test_a_device_that_is_not_there_is_what_the_probe_says() -> None:
     command = [sys.executable, "-m", "ftlab.operations.torch_probe", "cuda:7"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -300,7 +302,7 @@ def serving(body: bytes) -> Iterator[int]:
         def log_message(self, *args: object) -> None: ...
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server.server_address[1]
     finally:

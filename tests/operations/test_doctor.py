@@ -65,6 +65,7 @@ def test_a_line_has_its_fix_at_the_end() -> None:
     assert line(Finding("port", "fail", "taken", "--port")).endswith("taken  ->  --port")
 
 
+@pytest.mark.slow
 def test_the_doctor_itself_imports_neither_torch_nor_gradio(tmp_path: Path) -> None:
     code = (
         "import sys\n"

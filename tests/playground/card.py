@@ -41,7 +41,7 @@ class Card:
         self.made = Engine(runs_folder, torch.device("cpu"))
         self.left: list[list[str]] = []
         self.trained = 0
-        self.training_takes = 0.03
+        self.training_takes: float | None = 0.03
         self.while_training: Callable[[], object] = lambda: None
         self._other = DeviceLock(device.id)
         self._watched: list[tuple[str, weakref.ref[Any]]] = []
@@ -79,7 +79,11 @@ class Card:
         self._other._line.release()
         self.trained += 1
         self.while_training()
-        threading.Timer(self.training_takes, self._other._device.release).start()
+        if self.training_takes is not None:
+            threading.Timer(self.training_takes, self.end_training).start()
+
+    def end_training(self) -> None:
+        self._other._device.release()
 
     def note_what_is_left(self) -> None:
         alive = [name for name, thing in self._watched if thing() is not None]

@@ -5,7 +5,6 @@ Run as: python stuck_worker.py RUNS_FOLDER
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -29,15 +28,9 @@ class StuckEngine:
         self, request: GenerateRequest, send: Callable[[PaneUpdate], None], check: Callable
     ) -> None:
         send(PaneUpdate(0, "status", LOADING))
-        if request.prompt == "slow to load":
-            time.sleep(1.5)
         send(PaneUpdate(0, "text", "be"))
         if request.prompt == "asleep":
             time.sleep(60)
-        if request.prompt == "left":
-            time.sleep(0.8)
-        if request.prompt == "in C code":
-            re.fullmatch(".?" * 45 + "Z", "a" * 60)
         if request.prompt == "slow":
             for _ in range(20):
                 time.sleep(0.1)

@@ -87,6 +87,7 @@ def test_all_methods_are_tested_here() -> None:
     assert set(ADAPTERS) > ROWS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ADAPTERS)
 def test_an_adapter_of_every_method_answers_as_with_peft(
     method: str, engine: Engine, trained: Trained, ask: GenerateRequest, tiny_model: Path

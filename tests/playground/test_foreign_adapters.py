@@ -84,6 +84,7 @@ def answers_as_peft_does(
     assert marks(engine.base) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "config"),
     [*(("lora", config) for config in ROWS.values()), *LANES.values()],

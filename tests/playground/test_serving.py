@@ -98,6 +98,7 @@ def test_damaged_weights_are_a_sentence(add_run: AddRun, runs_folder: Path) -> N
     assert "cannot be put on" in said["error"]
 
 
+@pytest.mark.slow
 def test_it_waits_for_the_device_and_tells_what_is_done(add_run: AddRun, runs_folder: Path) -> None:
     pane = add_run("lora").run_id
     told: list[Progress] = []

@@ -304,6 +304,7 @@ def has_torch(client: PlaygroundClient) -> bool:
     return "libtorch" in Path(f"/proc/{client.process_id}/maps").read_text()
 
 
+@pytest.mark.slow
 def test_the_worker_waits_for_training_then_answers_and_ends_when_idle(
     runs_folder: Path, add_run: AddRun
 ) -> None:

@@ -51,6 +51,7 @@ def test_the_rates_of_cards_are_those_that_the_published_times_give() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_is_counted_now_is_what_was_kept() -> None:
     name = "ia3/llama-3.2-3B-default"
     (kept,) = (step for step in read_counts() if step.name == name)
@@ -79,8 +80,8 @@ def test_products_of_32_bit_numbers_are_counted_apart() -> None:
     assert (work.narrow, work.wide) == (0, 2 * 4 * 8 * 16)
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("method", ["qlora", "lora_int8"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "device"), [("qlora", "cpu"), ("lora_int8", "cuda")])
 def test_a_packed_base_has_as_many_products_as_a_plain_one(
     method: str, device: Literal["cpu", "cuda"], tiny_model: Path
 ) -> None:
@@ -126,7 +127,8 @@ def test_answers_unpack_a_4_bit_base_for_each_token_on_a_gpu_and_not_on_a_cpu(
     assert (found.scoring_work.prompts.unpacked > 0) is unpacks
 
 
-@pytest.mark.parametrize("method", ["lora", "boft", "prompt_tuning", "qlora"])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "prompt_tuning"])
 def test_the_work_of_more_answers_at_once_is_found_from_that_of_a_few(
     method: str, tiny_model: Path
 ) -> None:

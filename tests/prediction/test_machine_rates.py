@@ -72,6 +72,7 @@ def test_nothing_is_measured_while_a_run_has_the_device(monkeypatch: pytest.Monk
         assert rates_here(CPU) is None
 
 
+@pytest.mark.slow
 def test_a_process_measures_the_rates_once(monkeypatch: pytest.MonkeyPatch) -> None:
     device = resolve_device("cpu")
     found = rates_here(device)
@@ -134,6 +135,7 @@ def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
         assert rates_here(CPU) == disturbed, "a run has the device"
 
 
+@pytest.mark.slow
 def test_measured_rates_are_positive_and_a_call_takes_under_a_hundredth_of_a_second() -> None:
     rates = measure(torch.device("cpu"))
     assert min(rates.narrow, rates.wide, rates.bytes, rates.few_rows, rates.unpacked) > 0

@@ -11,27 +11,25 @@ from transformers import AutoModelForCausalLM
 
 from ftlab.prediction.simulation.step import predict
 from tests.prediction.published import Published, peft_rows, t4_rows
+from tests.slow import slow
 
 PEFT = {row.name: row for row in peft_rows()}
 T4 = {row.name: row for row in t4_rows()}
+FAST_PEFT = "lora/llama-3.2-3B-rank32"
 SOME_PEFT = (
-    "lora/llama-3.2-3B-rank32",
-    "ia3/llama-3.2-3B-default",
     "prompt_tuning/llama-3.2-3B-default",
     "full-finetuning/llama-3.2-3B-lr_0.00001",
     "frod/llama-3.2-3B-default",
     "psoft/llama-3.2-3B-default",
-    "unilora/llama-3.2-3B-default",
     "lora/llama-3.2-3B-rank32-lorafa",
 )
 SOME_T4 = (
     "SmolLM2-135M sdpa nf4 2 x 512",
-    "Llama-3.2-1B-Instruct eager nf4 1 x 1024",
     "TinyLlama-1.1B-Chat-v1.0 eager fp16 2 x 2048",
 )
 
 
-@pytest.mark.parametrize("name", SOME_PEFT)
+@pytest.mark.parametrize("name", [FAST_PEFT, *slow(SOME_PEFT)])
 def test_parameters_file_and_reserved_peak_are_those_of_pefts_comparison(name: str) -> None:
     row: Published = PEFT[name]
     found = predict(row.question)
@@ -40,6 +38,7 @@ def test_parameters_file_and_reserved_peak_are_those_of_pefts_comparison(name: s
     assert found.peak_reserved_bytes == pytest.approx(row.reserved, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOME_T4)
 def test_allocated_and_reserved_peak_are_those_of_a_t4(name: str) -> None:
     row = T4[name]

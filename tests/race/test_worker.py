@@ -16,7 +16,7 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.race.ground import check_ground, measured_on
-from ftlab.race.record import RaceDirectory, RaceRequest, RaceSettings, new_race
+from ftlab.race.record import RaceDirectory, RaceRequest, RaceResult, RaceSettings, new_race
 from ftlab.race.worker import main, run_race
 from ftlab.records.result import RunResult
 from ftlab.records.run import run_directories, write_json_lines
@@ -24,6 +24,7 @@ from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
 from ftlab.tasks.reference import parse_task
+from tests.conftest import write_task
 from tests.fakes import DEAD_PID
 from tests.training.one_run import work_off
 
@@ -62,17 +63,35 @@ def said(race: RaceDirectory, kind: str) -> list[dict[str, Any]]:
     return [event for event in race.events() if event["event"] == kind]
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A race that nothing cut off, and its runs folder."""
+
+    folder: Path
+    race: RaceDirectory
+    result: RaceResult
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    race = race_of(tiny_model, write_task(folder), folder / "runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ftlab.race.runner.start_dispatcher", work_off)
+        return Whole(folder / "runs", race, run_race(race))
+
+
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_race_ends_with_finalists_scored_on_the_test_split_and_a_recommendation(
-    tiny_model: Path, task_file: Path, tmp_path: Path, works: Works
+    whole: Whole,
 ) -> None:
-    race = race_of(tiny_model, task_file, tmp_path / "runs")
-    result = run_race(race)
+    race, result = whole.race, whole.result
     assert (result.status, result.reason) == ("done", "")
     assert (result.candidates, result.tried) == (6, 6)
     assert result.recommendation is not None
     assert result.sentence
-    runs = RunStore(tmp_path / "runs").runs()
+    runs = RunStore(whole.folder).runs()
     trials = [run for run in runs if run.spec.sweep_id == result.trials]
     finals = [run for run in runs if run.spec.sweep_id == result.finals]
     assert {run.spec.settings.eval_split for run in trials} == {"tuning"}
@@ -127,16 +146,14 @@ def in_the_final(events: list[dict[str, Any]]) -> bool:
     return any(event["event"] == "final" for event in events)
 
 
+@pytest.mark.slow
 @pytest.mark.model
 @pytest.mark.fault("a race cut off in any of its stages and taken up again")
-@pytest.mark.parametrize(
-    "when", [reached(1), reached(3), in_the_final], ids=["first", "second", "final"]
-)
+@pytest.mark.parametrize("when", [reached(3), in_the_final], ids=["a rung", "the final"])
 def test_wherever_a_race_was_cut_off_it_ends_as_if_it_had_not_been(
-    when: Callable[[list[dict[str, Any]]], bool], tiny_model: Path, task_file: Path,
-    tmp_path: Path, works: Works,
+    when: Callable[[list[dict[str, Any]]], bool], whole: Whole, tiny_model: Path,
+    task_file: Path, tmp_path: Path, works: Works,
 ) -> None:  # fmt: skip
-    whole = run_race(race_of(tiny_model, task_file, tmp_path / "whole"))
     race = race_of(tiny_model, task_file, tmp_path / "runs")
     works(Plug(race, when))
     with pytest.raises(PlugPulledError):
@@ -144,8 +161,8 @@ def test_wherever_a_race_was_cut_off_it_ends_as_if_it_had_not_been(
     race.report({"event": "again"})
     assert race.begin()
     result = run_race(race)
-    assert (result.status, result.tried) == ("done", whole.tried)
-    assert (result.sentence, result.details) == (whole.sentence, whole.details)
+    assert (result.status, result.tried) == ("done", whole.result.tried)
+    assert (result.sentence, result.details) == (whole.result.sentence, whole.result.details)
     runs = [run for run in RunStore(tmp_path / "runs").runs() if run.spec.sweep_id == result.finals]
     assert {run.status for run in runs} == {"done"}
     told = [(e["candidate"], e["step"]) for e in said(race, "reading")]
@@ -170,6 +187,7 @@ def test_after_its_time_a_race_that_goes_on_still_has_what_it_measured(
     assert "has the lowest loss on the tuning examples" in result.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_removed_run_leaves_the_race_and_the_others_go_on(
     tiny_model: Path, task_file: Path, tmp_path: Path, works: Works
@@ -258,6 +276,7 @@ def test_without_time_for_one_candidate_the_answer_says_what_to_change(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_a_candidate_that_diverges_leaves_and_few_tuning_examples_are_doubted(
     tiny_model: Path, tmp_path: Path, works: Works

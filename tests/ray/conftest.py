@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine, with logical GPUs, a token, and nodes that can be killed."""
+"""A real Ray cluster on this machine: a logical GPU on each node, and nodes that can be killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ftlab.records.run import RunDirectory
 from ftlab.records.spec import SweepRequest
 from tests.processes import free_port
 
-_START_SECONDS = 60.0
+_START_SECONDS = 120.0
 _RAY = Path(sys.executable).with_name("ray")
 
 
@@ -53,14 +53,14 @@ class Cluster:
     def on(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
-    def start_head(self, gpus: int = 4) -> subprocess.Popen[bytes]:
+    def start_head(self) -> subprocess.Popen[bytes]:
         return self._start(
-            "--head", f"--port={self.port}", f"--num-gpus={gpus}", "--dashboard-host=127.0.0.1",
-            f"--dashboard-port={self.dashboard}",
+            "--head", f"--port={self.port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={self.dashboard}", f"--ray-client-server-port={free_port()}",
         )  # fmt: skip
 
-    def add_node(self, gpus: int = 2) -> subprocess.Popen[bytes]:
-        return self._start(f"--address=127.0.0.1:{self.port}", f"--num-gpus={gpus}")
+    def add_node(self) -> subprocess.Popen[bytes]:
+        return self._start(f"--address=127.0.0.1:{self.port}")
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         log = self.folder / f"node-{len(self.nodes)}.log"
@@ -68,8 +68,8 @@ class Cluster:
         own = tempfile.mkdtemp(prefix="ray-")  # short: the names of sockets are in it
         self._made.append(own)
         command = [
-            str(_RAY), "start", "--block", "--disable-usage-stats", "--num-cpus=2",
-            f"--temp-dir={own}",
+            str(_RAY), "start", "--block", "--disable-usage-stats", "--num-cpus=2", "--num-gpus=1",
+            f"--temp-dir={own}", f"--dashboard-agent-listen-port={free_port()}",
         ]  # fmt: skip
         with log.open("wb") as file:
             node = subprocess.Popen(

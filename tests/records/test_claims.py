@@ -109,8 +109,10 @@ def _coverage(
     return sum(low <= truth <= high for low, high in ends) / times
 
 
-@pytest.mark.parametrize("common", [0.0, 0.2], ids=["", "seeds change both alike"])
-@pytest.mark.parametrize("count", [32, 500])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "common"), [(32, 0.0), (500, 0.2)], ids=["few", "many, seeds change both alike"]
+)
 def test_intervals_of_a_gap_ratio_hold_as_often_as_they_promise(count: int, common: float) -> None:
     def once(rng: np.random.Generator) -> tuple[float, float]:
         hard = rng.normal(0, 0.4, count)

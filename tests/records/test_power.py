@@ -76,9 +76,10 @@ def as_scored(directories: Sequence[RunDirectory]) -> list[ScoredRun]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("examples", "seeds", "unsure"),
-    [(32, 1, 0.6), (64, 1, 0.4), (64, 3, 0.4), (200, 3, 0.6), (500, 1, 0.3)],
+    [(32, 1, 0.6), (64, 3, 0.4), (500, 1, 0.3)],
 )
 def test_a_difference_of_the_size_that_is_named_is_shown_as_often_as_promised(
     examples: int, seeds: int, unsure: float, monkeypatch: pytest.MonkeyPatch

@@ -54,6 +54,7 @@ def test_the_same_seed_gives_the_same_interval_around_the_correlation() -> None:
     assert found.sentence.endswith("n = 22)")
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_true_correlation_as_often_as_it_says() -> None:
     """Of 22 pairs drawn from a normal distribution, whose rank correlation is known."""
     rng, hits, repeats = np.random.default_rng(5), 0, 120

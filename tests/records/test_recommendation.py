@@ -192,6 +192,7 @@ def test_an_untouched_model_in_4_bits_is_named_so_and_a_missing_one_is_said(tmp_
     assert "The untouched model is not compared: its answers are not known." in found.details
 
 
+@pytest.mark.slow
 def test_noise_on_few_examples_gives_a_sound_result_and_valid_json(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0)
     for number in range(10):

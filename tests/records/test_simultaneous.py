@@ -85,14 +85,13 @@ OF_SEEDS = 0.13
 """In logits; the variance of a run's score by its seed is then that of the recorded runs."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variants", "examples", "seeds", "of_seeds"),
     [
         (2, 32, 1, OF_SEEDS),
         (6, 32, 3, 0.3),
         (12, 64, 1, OF_SEEDS),
-        (6, 200, 3, 0.3),
-        (12, 500, 3, 0.3),
     ],
 )
 def test_all_intervals_hold_at_once_in_95_of_100_sweeps(
@@ -105,16 +104,17 @@ def test_all_intervals_hold_at_once_in_95_of_100_sweeps(
     assert all(0.93 - UNSURE <= share <= 0.97 + UNSURE for share in held)
 
 
-@pytest.mark.parametrize("examples", [32, 60])
-def test_they_hold_where_nearly_all_answers_are_right_or_wrong(examples: int) -> None:
+@pytest.mark.slow
+def test_they_hold_where_nearly_all_answers_are_right_or_wrong() -> None:
     def make(drawn: np.random.Generator) -> Scores:
-        return [(drawn.random((1, examples)) < share).astype(float) for share in (0.97, 0.01)]
+        return [(drawn.random((1, 32)) < share).astype(float) for share in (0.97, 0.01)]
 
     for held in shares_that_hold(make, (0.97, 0.01), fixed=frozenset({1})):
         assert held >= 0.93 - UNSURE
 
 
-@pytest.mark.parametrize(("variants", "examples"), [(2, 12), (3, 10), (6, 12), (4, 60)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("variants", "examples"), [(2, 12), (6, 12)])
 def test_they_hold_for_answers_that_only_the_seed_decides(variants: int, examples: int) -> None:
     """Then what a seed changes explains the whole variance of the few examples, and more."""
 
@@ -125,8 +125,9 @@ def test_they_hold_for_answers_that_only_the_seed_decides(variants: int, example
         assert held >= 0.93 - UNSURE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("common", [0.0, 0.1])
-@pytest.mark.parametrize(("variants", "examples", "seeds"), [(2, 32, 1), (4, 60, 3), (12, 200, 3)])
+@pytest.mark.parametrize(("variants", "examples", "seeds"), [(2, 32, 1), (4, 60, 3)])
 def test_they_hold_for_losses_whether_or_not_seeds_change_all_variants_alike(
     variants: int, examples: int, seeds: int, common: float
 ) -> None:
@@ -149,6 +150,7 @@ def test_they_hold_for_losses_whether_or_not_seeds_change_all_variants_alike(
         assert 0.93 - UNSURE <= held <= 0.97 + UNSURE
 
 
+@pytest.mark.slow
 def test_they_hold_against_the_untouched_model_where_seeds_change_all_variants_alike() -> None:
     def make(drawn: np.random.Generator) -> Scores:
         hard = drawn.gamma(4, 0.35, (1, 200))

@@ -103,6 +103,7 @@ def test_no_file_is_taken(path: str, demo: Running, client: httpx.Client) -> Non
     assert answer.text == DEMO_REFUSAL
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("changes to a public demo")
 def test_no_event_of_the_page_writes_or_starts_anything(
     demo: Running,
@@ -165,6 +166,7 @@ def test_controls_that_would_be_refused_are_not_offered(client: httpx.Client) ->
     assert [choice[1] for choice in by_id["f-task"]["choices"]] == ["sql", "shakespeare", "medical"]
 
 
+@pytest.mark.slow
 def test_a_space_without_secrets_serves_a_demo_and_none_of_the_machines_runs(
     tmp_path: Path,
 ) -> None:

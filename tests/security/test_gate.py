@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 
 import httpx
@@ -13,9 +12,9 @@ from starlette.datastructures import Headers
 from ftlab.basics.addresses import is_this_machine
 from ftlab.tabs.gate import Gate, GatedApp, is_same_site
 from ftlab.tabs.requests import Refusal, json_refusal, text_of
-from ftlab.tabs.serve import Accounts, Serving
+from ftlab.tabs.serve import Serving
 from tests.asynchronous import run
-from tests.security.servers import Running, call, running, tree
+from tests.security.servers import ACCOUNTS, Running, call, connected, running, tree
 
 OWN = ["localhost", "localhost:7860", "127.0.0.1", "127.0.0.1:7860", "[::1]:7860", "a.localhost"]
 FOREIGN = [
@@ -36,6 +35,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running(Serving(), tmp_path_factory.mktemp("runs")) as found:
         yield found
     patch.undo()
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running(Serving(accounts=ACCOUNTS), tmp_path_factory.mktemp("closed")) as found:
+        yield found
 
 
 @pytest.mark.parametrize("host", OWN)
@@ -256,6 +261,7 @@ def test_a_body_without_end_is_not_kept(app: Running) -> None:
     assert answer.status_code == 411
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("request bodies")
 def test_an_upload_above_the_limit_is_refused(app: Running) -> None:
     with httpx.Client(base_url=app.url, timeout=60) as client:
@@ -268,21 +274,16 @@ def test_an_upload_above_the_limit_is_refused(app: Running) -> None:
 @pytest.mark.hostile("request bodies")
 @pytest.mark.parametrize("size", [64 * 1024, 16 * 2**20])
 @pytest.mark.parametrize("path", ["/gradio_api/queue/join", "/gradio_api/cancel", "/nothing"])
-def test_a_body_without_a_session_is_refused_unread(
-    path: str, size: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_body_without_a_session_is_refused_unread(path: str, size: int, closed: Running) -> None:
     """What was not read lies in the sockets' own buffers: the sender gets rid of little of it."""
-    accounts = Accounts({"ada": "correct horse"})
-    with running(Serving(accounts=accounts), tmp_path_factory.mktemp("runs")) as served:
-        host, port = served.url.removeprefix("http://").split(":")
-        with socket.create_connection((host, int(port)), timeout=10) as line:
-            head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {size}\r\n\r\n"
-            line.sendall(head.encode())
-            with line.makefile("rb") as answers:
-                assert answers.readline().startswith(b"HTTP/1.1 401 "), "by its head alone"
-                answers.read()  # to the end of the connection
-            with pytest.raises((BrokenPipeError, ConnectionResetError)):
-                line.sendall(b"0" * 64 * 2**20)
+    with connected(closed) as line:
+        head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n\r\n"
+        line.sendall(head.encode())
+        with line.makefile("rb") as answers:
+            assert answers.readline().startswith(b"HTTP/1.1 401 "), "by its head alone"
+            answers.read()  # to the end of the connection
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            line.sendall(b"0" * 64 * 2**20)
 
 
 def test_routes_that_the_page_does_without_are_closed() -> None:
@@ -291,6 +292,10 @@ def test_routes_that_the_page_does_without_are_closed() -> None:
         refused = gate.refusal("GET", f"/gradio_api/{path}", Headers({"host": "localhost"}))
         assert refused is not None
         assert refused.status == 404
+
+
+def test_without_the_option_nothing_is_served_for_agents(app: Running) -> None:
+    assert httpx.post(f"{app.url}/mcp", json={}, timeout=30).status_code == 405
 
 
 def test_what_is_launched_stands_behind_the_gate(app: Running) -> None:

@@ -59,6 +59,7 @@ def everything(folder: Path) -> Iterator[tuple[str, bytes]]:
                     yield f"{path.name}:{name}", archive.read(name)
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("planted tokens")
 def test_no_secret_of_the_environment_is_in_anything_that_is_written(
     tmp_path: Path,
@@ -80,17 +81,16 @@ def test_no_secret_of_the_environment_is_in_anything_that_is_written(
         dtype_policy="fp32",
         device="cpu",
     )
-    base, lora = enqueue_sweep(request, runs)
-    for spec in (base, lora):
-        done = subprocess.run(
-            [sys.executable, "-m", "ftlab.jobs.run_worker", str(runs / spec.run_id)],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env=worker_environment(needs_hub=True) | SECRETS | {"OMP_NUM_THREADS": "1"},
-        )
-        assert done.returncode == 0, RunDirectory(runs / spec.run_id).log_tail()
-        (tmp_path / f"{spec.run_id}.out").write_text(done.stdout + done.stderr, encoding="utf-8")
+    _, lora = enqueue_sweep(request, runs)
+    done = subprocess.run(
+        [sys.executable, "-m", "ftlab.jobs.run_worker", str(runs / lora.run_id)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=worker_environment(needs_hub=True) | SECRETS | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, RunDirectory(runs / lora.run_id).log_tail()
+    (tmp_path / f"{lora.run_id}.out").write_text(done.stdout + done.stderr, encoding="utf-8")
     _fail_one(runs, replace(request, variants=(parse_variant("lora:r=4"),)), task_file)
 
     _export(runs, lora.run_id, lora.sweep_id, tmp_path / "out")

@@ -124,6 +124,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interface", EXPECTED)
 def test_a_new_field_is_in_each_interface(interface: str, found: dict[str, Any]) -> None:
     assert found[interface] == EXPECTED[interface]

@@ -318,6 +318,7 @@ def test_what_llama_cpp_does_not_know_is_said_before_the_merge(
         model_folder(run)
 
 
+@pytest.mark.slow
 def test_the_command_merges_a_run_and_writes_both_kinds_without_torch(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -59,6 +59,7 @@ def made(folder: Path, family: str, more: dict[str, Any]) -> Any:
     return model
 
 
+@pytest.mark.slow
 @needs_llama_cpp
 @pytest.mark.parametrize("case", CASES)
 def test_llama_cpp_computes_the_same_logits(case: str, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def with_adapter(folder: Path) -> Run:
     return read_run(directory)
 
 
+@pytest.mark.slow
 def test_the_command_merges_shows_both_scores_and_deleting_the_run_takes_it_all(
     train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -248,6 +248,7 @@ def test_an_opened_run_that_lost_its_result_is_named_and_its_sweep_can_be_remove
     assert RunStore(tmp_path / "here").opened() == []
 
 
+@pytest.mark.slow
 def test_the_commands_pack_a_sweep_and_open_it_elsewhere(tmp_path: Path) -> None:
     *_, lora = make_sweep(tmp_path / "there", ("full", "lora"))
     adapter_folder(lora.adapter)

@@ -53,27 +53,12 @@ def alone(script: Path, *given: str, **environment: str) -> subprocess.Completed
     )
 
 
-@pytest.mark.parametrize(("variant", "more"), [("lora:dropout=0.1", []), ("full", ["cpu_updates"])])
-def test_the_script_runs_by_itself_and_its_losses_are_the_runs(
-    variant: str, more: list[str], train: Train, tmp_path: Path
-) -> None:
-    run = train(variant, "bf16")
-    folder = tmp_path / "script"
-    script, _, *kernels = write_reproduction(run, folder)
-    modules = ["cpu_attention", "cpu_norms", "cpu_products", *more]
-    assert [kernel.stem for kernel in kernels] == modules
-    for file in (script, *kernels):
-        assert not re.search(r"^\s*(from|import) ftlab", file.read_text(), re.MULTILINE)
-    done = alone(script, run.spec.model, "--save", "saved")
-    assert done.returncode == 0, done.stderr[-2000:]
-    check_losses(run, done.stdout, 1e-5)
-    assert list((folder / "saved").glob("*.safetensors"))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "checkpointing"),
     [
         ("full", False),
+        ("lora:dropout=0.1", False),
         ("last_layers:layers=1", True),
         ("qlora", False),
         ("pissa", False),
@@ -110,19 +95,25 @@ def on_bundled(run: Run, folder: Path) -> Run:
     return replace(run, spec=replace(run.spec, model="bundled"))
 
 
-def test_the_script_of_a_run_on_the_bundled_model_runs_without_arguments_and_without_the_hub(
+@pytest.mark.slow
+def test_the_script_of_a_run_on_the_bundled_model_runs_by_itself_and_without_the_hub(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = train("lora")
+    trained = train("full", "bf16")
     home = tmp_path / "home with spaces"
     run = on_bundled(trained, home)
     monkeypatch.setenv("FTLAB_HOME", str(home))
-    script = write_reproduction(run, tmp_path / "script")[0]
-    done = alone(script, FTLAB_HOME=str(home))
+    script, _, *kernels = write_reproduction(run, tmp_path / "script")
+    modules = ["cpu_attention", "cpu_norms", "cpu_products", "cpu_updates"]
+    assert [kernel.stem for kernel in kernels] == modules
+    for file in (script, *kernels):
+        assert not re.search(r"^\s*(from|import) ftlab", file.read_text(), re.MULTILINE)
+    done = alone(script, "--save", "saved", FTLAB_HOME=str(home))
     assert done.returncode == 0, done.stderr[-2000:]
     assert f"base model: {home}" in done.stdout
     check_losses(trained, done.stdout, 1e-5)
     assert str(tmp_path) not in script.read_text()
+    assert list((script.parent / "saved").glob("*.safetensors"))
 
 
 RUN_EACH = """
@@ -136,6 +127,7 @@ for script in scripts:
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_finds_no_model_says_what_to_type_instead_of_a_traceback(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

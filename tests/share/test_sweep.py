@@ -50,6 +50,7 @@ def test_it_has_its_finding_and_all_its_parts_in_order_and_loads_nothing(tmp_pat
     assert "CPU resident" in report
 
 
+@pytest.mark.slow
 def test_many_long_runs_stay_below_the_limit(tmp_path: Path) -> None:
     long = TrainingSettings(steps=1000)
     for number in range(60):

@@ -20,6 +20,17 @@ from tests.tabs.page_fakes import page_context
 PARAMETERS = [(spec.id, name) for spec in tabs() for name in spec.address]
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> gr.Blocks:
+    return app.build_page(page_context(tmp_path_factory.mktemp("runs")))
+
+
+def follow_of(page: gr.Blocks) -> Any:
+    """The handler that gets the address of the browser."""
+    (follow,) = (fn for fn in page.fns.values() if fn.name == "follow" and not fn.inputs)
+    return follow.fn
+
+
 @pytest.mark.parametrize(("tab", "name"), PARAMETERS)
 def test_each_parameter_of_a_tab_reaches_it_with_its_value(tab: str, name: str) -> None:
     spec, values = read_address("?" + urlencode({"tab": tab, name: "a b&c=ü", "other": "1"}))
@@ -62,24 +73,22 @@ def test_of_two_handlers_of_one_link_the_second_changes_nothing(
     assert all(update == gr.skip() for update in answer)
 
 
-@pytest.mark.parametrize(("tab", "name"), PARAMETERS)
 def test_a_tab_takes_each_of_its_parameters_and_resets_none_that_was_asked_for_meanwhile(
-    tab: str, name: str, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     with gr.Blocks() as page:
         links = Links.between(gr.Tabs())
         for spec in tabs():
             spec.build(page_context(tmp_path), links)
-    asked = links.asked[name]
-    (listening,) = (fn for fn in page.fns.values() if asked in fn.inputs)
-    assert any(event == "change" for _, event in listening.targets)
-    assert asked not in listening.outputs
+    for _, name in PARAMETERS:
+        asked = links.asked[name]
+        (listening,) = (fn for fn in page.fns.values() if asked in fn.inputs)
+        assert any(event == "change" for _, event in listening.targets), name
+        assert asked not in listening.outputs, name
 
 
-def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(tmp_path: Path) -> None:
-    page = app.build_page(page_context(tmp_path))
-    (follow,) = (fn for fn in page.fns.values() if fn.name == "follow" and not fn.inputs)
-    row, *asked = follow.fn(SimpleNamespace(address="tab=results&run=one"))
+def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(page: gr.Blocks) -> None:
+    row, *asked = follow_of(page)(SimpleNamespace(address="tab=results&run=one"))
     assert row.selected == "results"
     assert dict(zip([name for _, name in PARAMETERS], map(taken, asked), strict=True)) == {
         name: {"run": "one", "search": ""}.get(name) for _, name in PARAMETERS
@@ -107,15 +116,13 @@ def test_what_an_address_says_is_passed_on_and_other_tabs_are_left_alone(tmp_pat
     ],
 )  # fmt: skip
 def test_a_wrong_address_is_a_sentence_and_at_most_opens_its_tab(
-    given: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Any, said: str, page: gr.Blocks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FtlabError, match=re.escape(said)):
         read_address(given)
     warned: list[str] = []
     monkeypatch.setattr(address, "warn", warned.append)
-    page = app.build_page(page_context(tmp_path))
-    (follow,) = (fn for fn in page.fns.values() if fn.name == "follow" and not fn.inputs)
-    row, *asked = follow.fn(SimpleNamespace(address=given))
+    row, *asked = follow_of(page)(SimpleNamespace(address=given))
     assert all(update == gr.skip() for update in asked)
     # A tab that is there is opened without the rest: the browser waits for it.
     tab = next((spec.id for spec in tabs() if str(given).startswith(f"tab={spec.id}&")), None)

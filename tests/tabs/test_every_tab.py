@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from ftlab.tabs.context import tabs
 from tests.package_copy import ask, copy_package
 
@@ -37,6 +39,7 @@ def test_the_tabs_stand_in_the_order_of_the_work() -> None:
     assert [tab.name for tab in tabs()] == names
 
 
+@pytest.mark.slow
 def test_a_new_package_is_a_tab_of_the_page(tmp_path: Path) -> None:
     package = copy_package(tmp_path) / "tabs" / "afterwards"
     package.mkdir()

@@ -148,6 +148,7 @@ def test_an_empty_answer_scores_nothing(task_id: str) -> None:
     assert get_task(task_id).metric.score_each(examples, [""] * 5) == [0.0] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task_id", "most"), [("sql", 0.1), ("shakespeare", 0.6), ("medical", 0.6)]
 )

@@ -13,11 +13,10 @@ from typing import Any
 
 from ftlab.jobs.ranks import loopback
 
-STEPS = 20
+STEPS = 8
 SETTINGS: dict[str, dict[str, Any]] = {
     "": {},
     "accumulated": {"accumulation": 2},
-    "checkpointing": {"gradient_checkpointing": True},
     "by parts": {},
     "bf16": {},
 }

@@ -17,7 +17,7 @@ import torch
 
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.launch import plan_sweep
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.packed import packed_layers
@@ -40,15 +40,18 @@ from ftlab.training.meters import CudaMemoryMeter, PhaseMeter, memory_meter
 from ftlab.training.model import apply_method, save_initial, save_result
 from ftlab.training.run import RunRecord
 from ftlab.training.step import Arithmetic
+from tests.slow import slow
 from tests.tiny import make_tiny_model
 from tests.training.one_run import do, queued, request, spec_of
 
 CPU = torch.device("cpu")
 PROMPTS = Prompts(((5, 6, 7, 8, 9), (7, 8, 9)), pad_id=0, stop_ids=(0,))
 SPEEDS: dict[AnswerWay, float] = {"adapter": 10.0, "merged": 20.0, "nf4": 5.0}
-FIRST = {spec.family: name for name, spec in reversed(METHODS.items())}
-EACH = dict.fromkeys([*FIRST.values(), "bitfit", "pissa", "lora_int8", "lokr", "prefix_tuning"])
-"""The first method of each family, and those that save or load in another way than it."""
+EACH = [
+    *CORE,
+    *slow(["last_layers", "bitfit", "pissa", "lora_int8", "lokr", "ia3", "prefix_tuning"]),
+]
+"""Those that save or load each in a way of its own."""
 
 
 @pytest.fixture(autouse=True)
@@ -257,6 +260,7 @@ def test_a_disk_that_is_full_by_then_leaves_the_run_done(
     assert any("What answering costs was not measured" in note for note in result.notes)
 
 
+@pytest.mark.slow
 def test_the_process_of_one_way_measures_what_was_saved(
     tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:

@@ -75,7 +75,7 @@ def whole(
     return spec, do(spec, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("at_most", [1, 2])
+@pytest.mark.parametrize("at_most", [2])
 def test_a_run_scored_in_smaller_batches_has_the_same_numbers_and_says_so(
     at_most: int,
     whole: tuple[RunSpec, RunResult],
@@ -108,6 +108,7 @@ def never(*_: Any) -> Any:
     raise OUT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "instead"),
     [("answers_what_it_read", lambda model: False), ("greedy_answers", never)],
@@ -133,6 +134,7 @@ def test_prompts_that_are_read_again_for_their_answers_give_the_same_numbers(
     assert not any("Scoring ran out" in note for note in again.notes)
 
 
+@pytest.mark.slow
 def test_answers_wait_until_as_many_are_there_as_may_be_generated_at_once(
     whole: tuple[RunSpec, RunResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

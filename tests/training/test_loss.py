@@ -123,7 +123,7 @@ def test_kept_logits_give_the_plain_loss_and_gradient(architecture: str, build: 
     assert_same_loss_and_gradient(build, architecture)
 
 
-@pytest.mark.parametrize("build", [full, lora, prompt_tuning])
+@pytest.mark.parametrize("build", [lora])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_logits_computed_a_few_tokens_at_a_time_change_nothing(
     architecture: str, build: Any, monkeypatch: pytest.MonkeyPatch

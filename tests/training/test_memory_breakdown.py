@@ -15,24 +15,24 @@ from ftlab.records.spec import RunSpec
 from ftlab.tasks.formatting import BatchSize
 from ftlab.training import run
 from ftlab.training.run import RunRecord
+from tests.slow import slow
 from tests.training.one_run import do, spec_of
 
 Case = tuple[str, str, dict[str, Any]]
 CASES: list[Case] = [
     ("full", "bf16", {}),
     ("lora", "bf16", {}),
-    ("lora", "mixed", {}),
     ("lora", "fp32", {"gradient_checkpointing": True}),
     ("lora:r=16", "bf16", {"accumulation": 3, "batch_size": 2}),
-    ("lora", "bf16", {"optimizer": "adamw_8bit"}),
+]
+OTHERS: list[Case] = [
+    ("lora", "mixed", {"optimizer": "adamw_8bit"}),
     ("qlora", "bf16", {}),
     ("prompt_tuning", "bf16", {}),
-    ("ia3", "bf16", {}),
     ("dora", "bf16", {}),
     ("lora_fa", "bf16", {}),
     ("boft", "bf16", {}),
     ("adalora", "bf16", {}),
-    ("shira", "bf16", {}),
 ]
 
 
@@ -46,7 +46,7 @@ def ran(
     return spec, record, do(spec, folder, record)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case)))
+@pytest.mark.parametrize("case", [*CASES, *slow(OTHERS)], ids=lambda case: " ".join(map(str, case)))
 def test_each_part_of_the_measured_peak_is_what_was_predicted(
     case: Case, tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:

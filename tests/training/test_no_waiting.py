@@ -16,6 +16,7 @@ from ftlab.methods.variant import Variant
 from ftlab.training import trainer as trainer_module
 from ftlab.training.model import apply_method
 from ftlab.training.step import collate, on_device
+from tests.slow import slow
 from tests.training.steps import CPU, examples_of, take_steps
 
 _ASKS = {
@@ -61,7 +62,7 @@ def test_the_watch_sees_what_waits() -> None:
 @pytest.mark.parametrize(
     "settings", [{}, {"accumulation": 2}, {"gradient_checkpointing": True}, {"max_grad_norm": 0.0}]
 )
-@pytest.mark.parametrize("variant", ["full", "lora", "prompt_tuning", "ia3", "vera"])
+@pytest.mark.parametrize("variant", ["full", "lora", *slow(["prompt_tuning", "ia3", "vera"])])
 def test_a_step_asks_the_device_nothing(
     variant: str,
     settings: dict[str, Any],

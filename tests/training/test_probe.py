@@ -136,6 +136,7 @@ def test_a_base_that_was_written_into_is_found_out(
     assert probe_lora(tmp_path).base_untouched is False
 
 
+@pytest.mark.slow
 def test_a_base_in_8_bits_whose_codes_are_taken_for_weights_is_found_out(
     tmp_path: Path, all_reload: None
 ) -> None:
@@ -192,6 +193,7 @@ def test_a_fresh_process_that_dies_is_an_answer_too(
     assert probing._reload([request], tmp_path)["lora"].error == "exit status 1"
 
 
+@pytest.mark.slow
 def test_the_ladder_is_climbed_until_the_loss_falls(
     tiny: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

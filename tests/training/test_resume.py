@@ -28,11 +28,16 @@ from ftlab.records.spec import RunSpec
 from ftlab.records.store import read_run
 from ftlab.settings.training import TrainingSettings
 from ftlab.training.run import RunRecord, execute
+from tests.slow import slow
 from tests.training import one_run
 from tests.training.one_run import queued
 from tests.waiting import wait_until
 
-WAYS = ("full", "lora:dropout=0.1", "lora_fa", "qlora", "adalora", "pissa", "prompt_tuning")
+WAYS = [
+    "lora:dropout=0.1",
+    "qlora",
+    *slow(["full", "lora_fa", "adalora", "pissa", "prompt_tuning"]),
+]
 """One for each way in which something learns, is initialised, or is kept beside the weights."""
 
 
@@ -128,7 +133,7 @@ def test_a_run_may_be_cut_off_more_than_once_and_after_its_last_step(
     assert again.measures.eval_loss_after == result.measures.eval_loss_after
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ["lora:dropout=0.1", *slow(["full", "adalora"])])
 def test_a_paused_run_is_evaluated_and_goes_on_bit_for_bit(
     way: str, tiny_model: Path, task_file: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +224,7 @@ def test_only_longer_runs_are_kept_of_themselves() -> None:
     assert checkpoint_interval(TrainingSettings(steps=20, checkpoint_every=5)) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.fault("a worker killed with SIGKILL and its run resumed by another")
 def test_a_killed_worker_is_followed_by_another_that_goes_on(
     tiny_model: Path, task_file: Path, tmp_path: Path

@@ -29,6 +29,7 @@ from ftlab.records.spec import RunSpec
 from ftlab.tasks.registry import general_passages
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord
+from tests.slow import slow
 from tests.training.one_run import do, request, spec_of
 
 IDS = torch.arange(2, 34).view(2, 16)
@@ -72,7 +73,7 @@ def ran(
     return run
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*CORE, *slow(way for way in WAYS if way not in CORE)])
 def test_a_run_trains_measures_and_saves_what_others_can_load(
     way: str, ran: Callable[[str], Ran], tiny_model: Path
 ) -> None:
@@ -107,7 +108,7 @@ def test_a_run_trains_measures_and_saves_what_others_can_load(
     assert not torch.equal(logits, untouched(IDS).logits)
 
 
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "pissa"])
+@pytest.mark.parametrize("way", ["lora", *slow(["full", "qlora", "prompt_tuning"])])
 def test_gradient_checkpointing_changes_the_memory_not_the_result(
     way: str, ran: Callable[[str], Ran], tmp_path: Path
 ) -> None:
@@ -207,6 +208,7 @@ def test_a_run_that_diverges_in_its_last_step_is_found_by_the_evaluation(
         do(replace(spec, variant=Variant("full", {}, 1.0)), tmp_path)
 
 
+@pytest.mark.slow
 def test_evaluations_between_the_steps_leave_losses_and_peak_as_they_are(
     ran: Callable[[str], Ran],
 ) -> None:

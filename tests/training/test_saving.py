@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 from ftlab.training.model import apply_method, save_initial, save_result
 from ftlab.training.step import Arithmetic
+from tests.slow import slow
 from tests.tiny import make_tiny_model
 
 
@@ -27,7 +28,7 @@ def state(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*CORE, *slow(m for m in METHODS if m not in CORE)])
 def test_the_model_computes_after_it_was_saved_what_it_did_before(
     method: str, biased: Path, tmp_path: Path
 ) -> None:

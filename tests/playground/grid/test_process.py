@@ -30,6 +30,7 @@ def start(runs_folder: Path, tiny_model: Path) -> Callable[..., GridDirectory]:
     return start
 
 
+@pytest.mark.slow
 def test_a_grid_is_answered_by_a_process_of_its_own(
     start: Callable[..., GridDirectory], add_run: Callable[..., RunDirectory]
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_grid_is_answered_by_a_process_of_its_own(
     assert (cells[0, 1].kl_nats or 0) > 0
 
 
+@pytest.mark.slow
 def test_a_grid_waits_for_training_in_a_session_of_its_own_until_a_cancel_or_a_kill(
     start: Callable[..., GridDirectory],
 ) -> None:

@@ -26,6 +26,7 @@ from ftlab.training.evaluate import evaluate
 from ftlab.training.model import apply_method
 from ftlab.training.step import Arithmetic
 from tests.prediction.simulation.test_real_memory import peak_of_block
+from tests.slow import slow
 from tests.tiny import make_tiny_model
 
 LLAMA_1B = {
@@ -45,6 +46,7 @@ def peak(config: dict[str, Any], capability: tuple[int, int], **step: Any) -> in
     return found.peak_allocated_bytes
 
 
+@pytest.mark.slow
 def test_llama_1b_on_a_t4_takes_its_repeated_keys_more_and_no_scores() -> None:
     """torch's plain kernel would take 20.2 GB there."""
     with_flash, without = peak(LLAMA_1B, A100), peak(LLAMA_1B, T4)
@@ -63,7 +65,7 @@ def test_on_a_t4_memory_grows_with_the_length_and_not_with_its_square() -> None:
     assert thrice - twice < 1.2 * (twice - once)  # squares would make it 5/3 at least
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [4, *slow([1])])
 def test_answers_are_predicted_to_take_what_they_take(rows: int, tiny_model: Path) -> None:
     """The prompts of a batch, and the keys and values of all that follows."""
     folder = tiny_model
@@ -83,8 +85,8 @@ def test_answers_are_predicted_to_take_what_they_take(rows: int, tiny_model: Pat
     assert predicted - held == pytest.approx(found[0], rel=0.1)
 
 
-@pytest.mark.parametrize("policy", ["fp32", "bf16"])
-@pytest.mark.parametrize("method", ["full", "qlora"])
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "policy"), [("full", "bf16"), ("qlora", "bf16")])
 def test_answers_that_wait_for_each_other_are_predicted_to_take_what_they_take(
     method: str, policy: Any, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from ftlab.methods.variant import Variant
 from ftlab.prediction.question import Step, ask_about
 from ftlab.prediction.simulation.step import predict
 from tests.prediction.simulation.test_real_memory import measured_bytes, predicted_bytes
+from tests.slow import slow
 
 SIZES = {
     "vocab_size": 2048, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 3,
@@ -18,15 +19,12 @@ SIZES = {
 }  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": False},
-    "qwen2": {},
     "qwen3": {"head_dim": 32},
     "mistral": {"sliding_window": 64},
-    "gemma": {"head_dim": 32},
     "gemma2": {"head_dim": 32, "sliding_window": 64},
     "gemma3_text": {"head_dim": 32, "sliding_window": 64},
     "phi": {"num_key_value_heads": 4},
     "phi3": {},
-    "smollm3": {},
     "gpt2": {"n_embd": 128, "n_layer": 3, "n_head": 4, "n_positions": 256},
 }
 
@@ -35,20 +33,31 @@ def config(family: str) -> dict[str, Any]:
     return {"model_type": family} | SIZES | FAMILIES[family]
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+ROWS = [
+    ("llama", "full"),
+    ("gpt2", "lora"),
+    pytest.param("gpt2", "full", marks=pytest.mark.slow),
+    *(
+        pytest.param(family, "lora", marks=pytest.mark.slow)
+        for family in FAMILIES
+        if family != "gpt2"
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "method"), ROWS)
 def test_a_step_of_every_family_is_predicted(family: str, method: str) -> None:
     (question,) = ask_about(config(family), [Variant(method)], Step(96))
     assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
 
 
-@pytest.mark.parametrize("method", ["dora", "vera", "adalora"])
+@pytest.mark.parametrize("method", slow(["dora", "vera"]))
 def test_conv1d_layers_are_predicted_with_methods_that_ask_for_their_weights(method: str) -> None:
     (question,) = ask_about(config("gpt2"), [Variant(method)], Step(96))
     assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("family", slow(["gemma2", "gpt2"]))
 def test_eager_attention_is_predicted(family: str) -> None:
     (question,) = ask_about(config(family), [Variant("lora")], Step(96, attention="eager"))
     assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
@@ -75,7 +84,7 @@ EXPERTS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", EXPERTS)
+@pytest.mark.parametrize("family", slow(EXPERTS))
 def test_a_mixture_of_experts_is_predicted(family: str) -> None:
     model = {"model_type": family} | SIZES | EXPERTS[family]
     (question,) = ask_about(model, [Variant("lora")], Step(96))

@@ -23,8 +23,15 @@ def found(method: str, step: Step) -> Prediction:
     return replace(predict(question), seconds=0)
 
 
-@pytest.mark.parametrize("step", [OWN, STANDARD])
-@pytest.mark.parametrize("method", ["full", "lora", "qlora", "adalora", "qdora", "lora_fa"])
+@pytest.mark.parametrize(
+    ("method", "step"),
+    [
+        ("lora", OWN),
+        pytest.param("full", STANDARD, marks=pytest.mark.slow),
+        pytest.param("adalora", OWN, marks=pytest.mark.slow),
+        pytest.param("qdora", STANDARD, marks=pytest.mark.slow),
+    ],
+)
 def test_a_prediction_is_the_same_with_torchs_own_mode(
     method: str, step: Step, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,14 +96,25 @@ def real_model(question: Question) -> Any:
     return model.train()
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["whole", "checkpointing"])
-@pytest.mark.parametrize("method", ["full", "lora", "qlora", "prompt_tuning", "ia3"])
+@pytest.mark.parametrize(
+    ("method", "checkpointing"),
+    [
+        ("full", False),
+        ("qlora", True),
+        pytest.param("lora", True, marks=pytest.mark.slow),
+        pytest.param("qlora", False, marks=pytest.mark.slow),
+        pytest.param("prompt_tuning", False, marks=pytest.mark.slow),
+        pytest.param("prompt_tuning", True, marks=pytest.mark.slow),
+        pytest.param("ia3", False, marks=pytest.mark.slow),
+    ],
+)
 def test_predicted_bytes_are_those_that_torch_handed_out(method: str, checkpointing: bool) -> None:
     step = Step(96, batch=4, checkpointing=checkpointing)
     (question,) = ask_about(LLAMA, [Variant(method)], step)
     assert predicted_bytes(question) == pytest.approx(measured_bytes(question), rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_longer_step_is_told_from_a_shorter_one() -> None:
     short, long = (ask_about(LLAMA, [Variant("lora")], Step(n))[0] for n in (32, 96))
     assert measured_bytes(short) < 0.9 * measured_bytes(long)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from ftlab.basics.errors import FtlabError
-from ftlab.methods.registry import METHODS
+from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.spec import RunPlan
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model, load_tokenizer
@@ -27,6 +27,7 @@ from ftlab.training.model import (
     save_initial,
     save_result,
 )
+from tests.slow import slow
 from tests.tiny import make_tiny_model
 
 CPU = torch.device("cpu")
@@ -47,7 +48,7 @@ def model_with_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_model(tmp_path_factory.mktemp("biased"), biases=True)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*CORE, *slow(m for m in METHODS if m not in CORE)])
 def test_parameters_and_file_of_every_method_are_those_of_a_real_run(
     method: str, tiny_model: Path, model_with_biases: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def peak(**changes: Any) -> int:
     return found.peak_allocated_bytes
 
 
+@pytest.mark.slow
 def test_changes_that_save_or_cost_memory_do_so_here() -> None:
     usual = peak()
     for less in ({"batch": 2}, {"length": 128}, {"completion_tokens": 16}, {"checkpointing": True}):
@@ -124,7 +126,7 @@ def test_the_anatomy_adds_up_and_names_the_optimizers_state() -> None:
     assert states["adamw"] > states["adamw_8bit"] > states["paged_adamw_8bit"]
 
 
-@pytest.mark.parametrize("packing", ["nf4", "nf4-double", "int8"])
+@pytest.mark.parametrize("packing", ["nf4-double", *slow(["nf4", "int8"])])
 def test_a_packed_base_takes_the_bytes_of_its_layers(packing: Any) -> None:
     linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 3 * 64 * 128)  # weights of the layers that are packed
     plain = predicted(Variant("lora"), completion_tokens=16).anatomy["weights"]

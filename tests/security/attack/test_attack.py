@@ -105,12 +105,25 @@ MODES = {
     "as a public demo": Serving(space="ada/ftlab", limits=ALL_ANSWERED),
     "with Hugging Face": Serving(space="ada/ftlab", hub=HUB, limits=ALL_ANSWERED),
 }
+SAMPLE = 7
+"""Of so many requests the slow attacks send one, so that each kind is among them."""
+EVENT_SAMPLE = 3
+"""Of so many presses one is sent, so that each event is among them."""
 
 
 @pytest.mark.hostile("requests to a running app")
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("mode", "every"),
+    [
+        ("on loopback", 1),
+        pytest.param("with a login", SAMPLE, marks=pytest.mark.slow),
+        pytest.param("as a public demo", SAMPLE, marks=pytest.mark.slow),
+        pytest.param("with Hugging Face", SAMPLE, marks=pytest.mark.slow),
+    ],
+)
 def test_nothing_is_given_away_and_nobody_is_held_up(
     mode: str,
+    every: int,
     tmp_path: Path,
     started: list[Any],
     capfd: pytest.CaptureFixture[str],
@@ -124,18 +137,18 @@ def test_nothing_is_given_away_and_nobody_is_held_up(
         if served.logs_in:
             attack = Attack(app.url, may_answer=is_open if served.hub is None else is_open_for_hub)
             for shots in kinds:
-                attack.fire(shots(app.page))
+                attack.fire(shots(app.page)[::every])
             assert tree(app.runs) == before
             attack.log_in(cookies_of(served, app.url))
         for shots in kinds:
-            attack.fire(shots(app.page))
-        attack.press(on_events(app.page))
+            attack.fire(shots(app.page)[::every])
+        attack.press(on_events(app.page)[:: max(every, EVENT_SAMPLE)])
         attack.sent += send_raw(app.url, on_lines(), attack.broken)
         assert tree(assets_folder()) == shipped
         assert tree(app.runs / RUN) == planted
         assert not served.is_demo or tree(app.runs) == before
     check(attack, probe, capfd, record_property)
-    assert attack.sent >= 3_000
+    assert attack.sent >= 3_000 / every
     # Outside a demo some of the changed launches are still right, and the first starts it.
     allowed = () if served.is_demo else ("ftlab.jobs.dispatcher",)
     assert processes(started, *allowed) == []
@@ -166,6 +179,7 @@ def processes(started: list[Any], *allowed: str) -> list[Any]:
     return [command for command in started if not any(name in str(command) for name in known)]
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("states that a browser makes up")
 def test_a_state_that_a_browser_makes_up_names_no_run(
     tmp_path: Path, started: list[Any], record_property: Told
@@ -173,7 +187,7 @@ def test_a_state_that_a_browser_makes_up_names_no_run(
     """What was ticked, or asked to be deleted, is what the app itself keeps of the session."""
     with attacked(Serving(), tmp_path) as app:
         before = tree(app.runs)
-        made_up: list[Any] = [[RUN], RUN, {"run": RUN, "ids": [RUN]}, [[RUN], RUN]]
+        made_up: list[Any] = [[RUN], {"run": RUN, "ids": [RUN]}]
         calls = [
             {"fn_index": number, "data": [made if is_kept else value for is_kept, value in inputs]}
             for number, inputs in with_states(app.page)

@@ -67,6 +67,7 @@ def read_of_an_endless_body(app: Running, path: str) -> int:
         return sent
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("floods of requests")
 def test_who_asks_too_much_reads_when_to_try_again_and_others_are_answered(
     tmp_path: Path,
@@ -129,6 +130,7 @@ def test_a_picture_on_another_site_logs_nobody_out(closed: Running) -> None:
         assert client.get("/config").status_code == 401
 
 
+@pytest.mark.slow
 @pytest.mark.hostile("held connections")
 def test_a_body_that_comes_byte_by_byte_is_ended(
     app: Running, monkeypatch: pytest.MonkeyPatch

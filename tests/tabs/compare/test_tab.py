@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import gradio as gr
@@ -378,15 +376,6 @@ def test_an_imported_sweep_is_shown_with_its_warning_and_without_what_it_has_not
     assert "chip imported" in shown.headline
     assert "chip measured" not in shown.headline
     assert list(picture_of("loss", imported(tmp_path)).figure.data[0].y) == [2.0, 1.0]
-
-
-def test_neither_charts_nor_these_tabs_import_torch_and_charts_import_no_gradio():
-    code = (
-        "import sys; from ftlab.charts.spec import charts; charts();"
-        "assert 'gradio' not in sys.modules;"
-        "import ftlab.tabs.results.tab, ftlab.tabs.compare.tab; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_one_variant_alone_is_not_called_like_for_like(tmp_path):

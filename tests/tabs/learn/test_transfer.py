@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -18,9 +17,9 @@ from ftlab.tabs.learn.transfer import FOUR_BITS, finding, not_carried, of_four_b
 from tests.records.test_transfer import few, study
 
 
-@pytest.fixture
-def record(tmp_path: Path) -> TransferRecord:
-    return study(tmp_path, few())
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> TransferRecord:
+    return study(tmp_path_factory.mktemp("study"), few())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,6 @@ def test_what_does_not_carry_over_is_said_with_its_numbers(record: TransferRecor
     ("interval", "carries"),
     [
         ((0.18, 0.05, 0.31), "no loss with 7B to 65B. This does not carry over."),
-        ((0.07, -0.15, 0.3), "too wide to show whether it carries over."),
         ((-0.01, -0.03, 0.01), "no loss with 7B to 65B."),
     ],
 )

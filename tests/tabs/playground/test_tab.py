@@ -183,6 +183,7 @@ def test_the_engine_is_unloaded_by_the_button_but_not_in_a_demo(folder: Path) ->
 # ---- a real engine on a tiny model
 
 
+@pytest.mark.slow
 def test_no_pane_ever_shows_the_answer_of_another(
     runs_folder: Path,  # noqa: F811
     tiny_model: Path,  # noqa: F811
