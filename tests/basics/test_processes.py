@@ -63,7 +63,7 @@ def test_where_no_thread_can_run_the_kernel_ends_it(tmp_path: Path) -> None:
     [
         "dog.expect(2)\nfor _ in range(25):\n    time.sleep(0.1); dog.sign()",
         "time.sleep(0.4); dog.sign(); dog.hurry(0.1); time.sleep(0.6)",
-        "dog.expect(0.3); dog.rest(); time.sleep(0.4); dog.expect(9); time.sleep(0.6)",
+        "dog.expect(1.5); dog.rest(); time.sleep(2); dog.expect(9); time.sleep(0.6)",
     ],
 )
 def test_signs_and_rests_keep_it_alive(tmp_path: Path, body: str) -> None:

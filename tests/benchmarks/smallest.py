@@ -96,6 +96,18 @@ SMALLEST = (
         without_rate="its clock is simulated",
     ),
     SmallRun(
+        "tests.benchmarks.sharded",
+        "--ranks 2 --steps 2 --variants lora --model {tiny}",
+        (
+            r"^lora x 1: net peak \d+ MB",
+            r"^lora x 2: net peak \d+, \d+ MB; \d+\.\d\d s a step$",
+            r"^  without the process's own -?\d+ MB: \d+ MB, predicted \d+ MB",
+            r"^  losses of 2 steps differ by \d\.\de[-+]\d\d at most$",
+            r"^  the peak fell to \d+\.\d+ of one process's, predicted \d\.\d+",
+        ),
+        judges=True,  # a tiny model's peak is that of everything else
+    ),
+    SmallRun(
         "tests.benchmarks.many_runs",
         "--runs 60",
         (
@@ -374,7 +386,6 @@ SMALLEST = (
 NOT_RUN: Mapping[str, str] = {
     "tests.benchmarks.trl_side": "tests.benchmarks.against_trl starts it",
     "tests.gpu.check": "tests/gpu/test_check.py runs it whole on a CPU",
-    "tests.benchmarks.sharded": "tests/jobs/test_ranks.py divides a run over ranks",
     "tests.benchmarks.race": "tests/maintain/test_race_sweep.py runs it, on what it records before",
     "tests.install.wheel": "tests/install/test_wheel.py runs it whole",
     "tests.install.container": "tests/install/test_container.py runs it whole, and its parts",

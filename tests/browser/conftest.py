@@ -116,6 +116,14 @@ def form_is_ready(page: Page) -> None:
     expect(page.locator("#go")).to_have_text(re.compile(r"Launch \d+ runs?"), timeout=PATIENCE_MS)
 
 
+def painted(page: Page) -> None:
+    """Waits until no event of gradio is under way, and what it brought has been painted."""
+    expect(page.locator("[data-testid=status-tracker].generating:visible")).to_have_count(0)
+    page.evaluate(
+        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+
+
 @contextmanager
 def visit(
     browser: Browser, url: str, width: int = 1440, script: str = HAS_LAUNCHED

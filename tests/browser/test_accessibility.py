@@ -18,7 +18,7 @@ from ftlab.playground.text_difference import Piece
 from ftlab.tabs import app as ui
 from ftlab.tabs.playground.session import Pane, pane_html
 from ftlab.tasks.spec import Message, ResultTable, ResultTables
-from tests.browser.conftest import form_is_ready, served
+from tests.browser.conftest import form_is_ready, painted, served
 from tests.fakes import make_run, make_sweep, make_unreadable
 from tests.tabs.page_fakes import page_context
 from tests.tabs.playground.fakes import done, failed, lora
@@ -180,14 +180,6 @@ def look_at(page: Page, name: str) -> None:
         answered(page)
     unfold(page)
     painted(page)
-
-
-def painted(page: Page) -> None:
-    """Waits until no event of gradio is under way, and what it brought has been painted."""
-    expect(page.locator("[data-testid=status-tracker].generating:visible")).to_have_count(0)
-    page.evaluate(
-        "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-    )
 
 
 def opened(browser: Browser, url: str) -> Page:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from ftlab.basics.files import recorded_folder
 from ftlab.tabs import app as ui
-from tests.browser.conftest import served, visit
+from tests.browser.conftest import painted, served, visit
 from tests.fakes import make_sweep
 from tests.tabs.page_fakes import page_context
 
@@ -27,12 +27,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["light", "dark"])
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize(("mode", "width"), [("light", 1440), ("dark", 390)])
 def test_every_tab_opens_without_error_and_never_scrolls_sideways(
     browser: Browser, url: str, mode: str, width: int
 ) -> None:
@@ -40,7 +35,7 @@ def test_every_tab_opens_without_error_and_never_scrolls_sideways(
         for name in TABS:
             page.get_by_role("tab", name=name).click()
             expect(page.get_by_role("tabpanel").locator("visible=true").first).to_be_visible()
-            page.wait_for_timeout(400)
+            painted(page)
             overflow = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert overflow <= 0, f"{name} is {overflow} px too wide"
         assert page.evaluate("document.body.classList.contains('dark')") == (mode == "dark")
@@ -69,13 +64,12 @@ def test_the_page_comes_compressed_and_gradio_reads_its_events_without_proxies(
         assert page.evaluate(kind) == "Events"  # not "Array", of which Svelte makes proxies
 
 
-def figure_widths(page: Page) -> list[tuple[float, float]]:
-    """Each visible figure's drawn width and the width that it has."""
-    return page.evaluate(
-        """() => [...document.querySelectorAll('.js-plotly-plot')].filter(p => p.offsetParent)
-             .map(p => [p.querySelector('.main-svg').getBoundingClientRect().width,
-                        p.getBoundingClientRect().width])"""
-    )
+_ALL_FIT = """() => {
+  const width = (element) => element.getBoundingClientRect().width;
+  const seen = [...document.querySelectorAll('.js-plotly-plot')].filter((one) => one.offsetParent);
+  return seen.length >= 5
+    && seen.every((one) => Math.abs(width(one.querySelector('.main-svg')) - width(one)) <= 2);
+}"""
 
 
 def test_figures_fit_after_a_tab_switch_and_a_resize(browser: Browser, url: str) -> None:
@@ -86,8 +80,4 @@ def test_figures_fit_after_a_tab_switch_and_a_resize(browser: Browser, url: str)
         page.set_viewport_size({"width": 900, "height": 900})
         page.get_by_role("tab", name="Compare").click()
         expect(page.locator(".js-plotly-plot:visible").first).to_be_visible()
-        page.wait_for_timeout(700)
-        widths = figure_widths(page)
-        assert len(widths) >= 5
-        for drawn, given in widths:
-            assert abs(drawn - given) <= 2, widths
+        page.wait_for_function(_ALL_FIT)

@@ -21,14 +21,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("runs")
     make_sweep(folder, seeds=(0, 1))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def url(folder: Path) -> Iterator[str]:
     with served(ui.build_page(page_context(folder)), folder) as address:
         yield address
 
@@ -136,22 +131,26 @@ def test_on_a_phone_each_row_is_a_card_that_fits(page: Page) -> None:
     expect(rows(page).first).to_contain_text("0.73")
 
 
-def test_ticked_runs_are_deleted_only_after_yes(page: Page, folder: Path) -> None:
-    """The last test here: all of them share the runs."""
-    search(page, "qlora")
-    expect(rows(page)).to_have_count(2)
-    page.get_by_label("Tick all rows that are drawn").check()
-    page.locator("#ticked-delete").click()
-    question = page.locator("#results-question")
-    expect(question).to_contain_text(
-        re.compile(r"Delete 2 runs \(.+\)\? Their adapters go with them")
-    )
-    expect(page.locator("#results-keep")).to_be_focused()
-    page.keyboard.press("Escape")
-    expect(question).to_be_hidden()
-    assert len(RunStore(folder).table()) == 8
-    page.locator("#ticked-delete").click()
-    page.locator("#results-delete").click()
-    expect(page.locator("#results-said")).to_contain_text("2 runs deleted")
-    assert len(RunStore(folder).table()) == 6
-    expect(page.locator("#ticked")).to_be_hidden()
+def test_ticked_runs_are_deleted_only_after_yes(browser: Browser, tmp_path: Path) -> None:
+    make_sweep(tmp_path, seeds=(0, 1))
+    blocks = ui.build_page(page_context(tmp_path))
+    with served(blocks, tmp_path) as address, visit(browser, address) as page:
+        page.get_by_role("tab", name="Results").click()
+        expect(rows(page)).to_have_count(8)
+        search(page, "qlora")
+        expect(rows(page)).to_have_count(2)
+        page.get_by_label("Tick all rows that are drawn").check()
+        page.locator("#ticked-delete").click()
+        question = page.locator("#results-question")
+        expect(question).to_contain_text(
+            re.compile(r"Delete 2 runs \(.+\)\? Their adapters go with them")
+        )
+        expect(page.locator("#results-keep")).to_be_focused()
+        page.keyboard.press("Escape")
+        expect(question).to_be_hidden()
+        assert len(RunStore(tmp_path).table()) == 8
+        page.locator("#ticked-delete").click()
+        page.locator("#results-delete").click()
+        expect(page.locator("#results-said")).to_contain_text("2 runs deleted")
+        assert len(RunStore(tmp_path).table()) == 6
+        expect(page.locator("#ticked")).to_be_hidden()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ftlab.methods.registry import CORE
 from ftlab.methods.variant import Variant
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.training import DtypePolicy, TrainingSettings
@@ -19,6 +20,7 @@ from ftlab.training.model import save_result
 from ftlab.training.step import Arithmetic, Batch, completion_losses
 from ftlab.training.trainer import StepMeter
 from tests.bundled import CPU, Bundled
+from tests.slow import slow
 
 pytestmark = pytest.mark.model
 
@@ -41,8 +43,11 @@ def train_on_two(
 
 
 @pytest.mark.slow
-def test_the_loss_on_a_fixed_batch_falls_by_five_per_cent_or_more(bundled: Bundled) -> None:
-    meter = train_on_two(bundled, bundled.model("qlora", "bf16"), "qlora", "bf16", 8)
+@pytest.mark.parametrize("method", CORE)
+def test_the_loss_on_a_fixed_batch_falls_by_five_per_cent_or_more(
+    method: str, bundled: Bundled
+) -> None:
+    meter = train_on_two(bundled, bundled.model(method, "bf16"), method, "bf16", 8)
     assert meter.losses[-1] <= 0.95 * meter.losses[0], meter.losses
 
 
@@ -50,29 +55,39 @@ RELOAD = """
 import sys, torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
-base, adapter, inputs, out = sys.argv[1:]
-model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-model = PeftModel.from_pretrained(model, adapter)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+base, adapter, inputs, out, method = sys.argv[1:]
+quantised = dict(quantization_config=BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32), device_map={"": "cpu"}) if method == "qlora" else {}
+if method == "full":
+    model = AutoModelForCausalLM.from_pretrained(adapter, dtype=torch.float32)
+else:
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, **quantised)
+    model = PeftModel.from_pretrained(model, adapter)
+for module in model.modules():  # the same kernel as here, not the one in bf16 of AVX512-BF16
+    if hasattr(module, "support_avx512bf16_for_cpu"):
+        module.support_avx512bf16_for_cpu = False
 with torch.no_grad():
     logits = model.eval()(**load_file(inputs)).logits
 save_file({"logits": logits.float().contiguous()}, out)
 """
 
 
+@pytest.mark.parametrize("method", ["lora", *slow(method for method in CORE if method != "lora")])
 def test_a_saved_result_gives_the_same_logits_in_a_fresh_process_of_plain_peft(
-    bundled: Bundled, tmp_path: Path
+    method: str, bundled: Bundled, tmp_path: Path
 ) -> None:
-    model = bundled.model("lora", "fp32")
-    train_on_two(bundled, model, "lora", "fp32", 2)
+    model = bundled.model(method, "fp32")
+    train_on_two(bundled, model, method, "fp32", 2)
     batch = {key: two_examples(bundled)[key] for key in ("input_ids", "attention_mask")}
     with torch.no_grad():
         here = model.eval()(**batch).logits
-    save_result(model, Variant("lora"), bundled.tokenizer, tmp_path / "adapter")
+    save_result(model, Variant(method), bundled.tokenizer, tmp_path / "adapter")
     save_file(batch, tmp_path / "inputs")
     subprocess.run(
         [sys.executable, "-c", RELOAD, str(bundled.source.folder), str(tmp_path / "adapter"),
-         str(tmp_path / "inputs"), str(tmp_path / "out")],
+         str(tmp_path / "inputs"), str(tmp_path / "out"), method],
         check=True, capture_output=True, timeout=300,
     )  # fmt: skip
     there = load_file(tmp_path / "out")["logits"]

@@ -120,9 +120,9 @@ def test_a_second_reader_waits_for_its_turn(
 
     reader = threading.Thread(target=read)
     reader.start()
-    time.sleep(0.3)
+    wait_until(lambda: bool(seen))
     first.close()
-    reader.join(10)
+    reader.join(60)
     assert seen[0] == client_module.BUSY
     assert seen[-1].startswith("second")
 

@@ -175,7 +175,7 @@ def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() ->
     lane = panes.lane([END])
 
     def slow(answers: Sequence[Answer]) -> Tensor:
-        time.sleep(0.2)
+        time.sleep(1)
         return torch.zeros(1, SIZE)
 
     lane.base_logits = slow
@@ -185,7 +185,7 @@ def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() ->
     assert done.next_token is not None
     assert (done.next_token.kl_nats or 0) > 0.1
     assert done.first_token_seconds is not None
-    assert done.first_token_seconds < 0.1
+    assert done.first_token_seconds < 1
 
 
 @pytest.mark.parametrize("waits_at", [1, 3])
@@ -216,13 +216,13 @@ def test_a_wait_between_two_tokens_does_not_slow_the_rate() -> None:
         if calls != 3:
             time.sleep(0.01)
             return 0.0
-        time.sleep(0.3)
-        return 0.3
+        time.sleep(1)
+        return 1.0
 
     take_turns([panes.lane([1, 2, 3, 4, END])], wait_between)
     done = panes.updates[-1]
     assert done.tokens_per_second is not None
-    assert done.tokens_per_second > 15, "0.3 s of waiting are in the rate"
+    assert done.tokens_per_second > 4, "a second of waiting is in the rate"
     assert done.first_token_seconds is not None
     assert done.first_token_seconds < 0.2
 

@@ -122,13 +122,13 @@ def measured_with_pause(meter: PhaseMeter, pause: Callable[[], None]) -> PhaseMe
 def test_what_a_pause_takes_for_a_while_is_not_the_phases_peak() -> None:
     def evaluate() -> None:
         use_memory()
-        time.sleep(0.3)
+        time.sleep(1)
 
     phase = measured_with_pause(PhaseMeter(CpuMemoryMeter(), lambda event: None), evaluate)
     assert phase.peak_bytes is not None
     assert phase.start_bytes is not None
     assert phase.peak_bytes - phase.start_bytes < 50 * MEGABYTE
-    assert phase.seconds < 0.3
+    assert phase.seconds < 1
 
 
 def test_what_a_pause_leaves_in_use_is_taken_off_and_what_came_before_it_is_kept() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -232,11 +231,11 @@ def test_mlflow_has_written_each_loss_when_the_next_step_begins(
     monkeypatch.syspath_prepend(tmp_path / "packages")
     monkeypatch.delitem(sys.modules, "mlflow", raising=False)
     for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_DISABLE_TELEMETRY"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     makers = {"mlflow": trainer._mlflow}
     record, run_id = do(tiny_model, task_file, tmp_path, makers, monkeypatch)
     fake = sys.modules.pop("mlflow")
-    os.environ.pop("MLFLOW_DISABLE_TELEMETRY")
     assert not any("ogg" in note for note in record.notes)
     assert fake.calls[:3] == [
         ["uri", f"sqlite:///{mlflow_folder(tmp_path)}/mlflow.db"],
