@@ -19,7 +19,7 @@ from tests.tabs.page_fakes import page_context
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 RECORDED = default_sweep(RunStore(Path("none"), recorded_folder()).table())
-FIGURES = 9  # four bars, the front, loss, score against time, memory by phase, serving
+FIGURES = 10  # four bars, the front, loss, score against time, memory by phase, serving and served
 
 
 @pytest.fixture(scope="module")
