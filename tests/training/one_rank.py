@@ -13,7 +13,7 @@ from typing import Any
 
 from ftlab.jobs.ranks import loopback
 
-STEPS = 8
+STEPS = 20
 SETTINGS: dict[str, dict[str, Any]] = {
     "": {},
     "accumulated": {"accumulation": 2},

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForCausalLM
 
 from ftlab.jobs.launch import plan_sweep
 from ftlab.models.laid_out import LaidOutLinear, free_layout, is_the_same_here
@@ -24,7 +26,7 @@ from ftlab.share.weights import weights_of
 from ftlab.tasks.formatting import FormattedExample
 from ftlab.tasks.reference import load
 from ftlab.training import evaluate, run
-from ftlab.training.evaluate import ShrinkingBatches
+from ftlab.training.evaluate import ShrinkingBatches, held_out_loss
 from ftlab.training.failures import explain
 from ftlab.training.run import RunRecord
 from ftlab.training.step import Arithmetic
@@ -65,6 +67,25 @@ def test_a_single_example_that_runs_out_and_any_other_error_end_it(
     with pytest.raises(type(error), match=str(error)):
         ShrinkingBatches(CPU).work([1] * 8, work)
     assert calls == tried
+
+
+def test_the_held_out_loss_is_the_mean_over_the_tokens_of_all_completions(
+    tiny_model: Path,
+) -> None:
+    """As plain transformers has it; not the mean of the examples' means."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    parts = [((5, 6, 7), (8,)), ((5,), (9, 8, 7, 6, 5))]
+    examples = [FormattedExample("", "", *part) for part in parts]
+    expected = []
+    with torch.no_grad():
+        loss, means = held_out_loss(model, examples, 0, lambda done: None)
+        read = [model(torch.tensor([prompt + answer])).logits[0] for prompt, answer in parts]
+    for (prompt, answer), logits in zip(parts, read, strict=True):
+        logits = logits[len(prompt) - 1 : -1]
+        expected.append(cross_entropy(logits, torch.tensor(answer), reduction="none"))
+    assert means == pytest.approx([float(each.mean()) for each in expected], rel=1e-5)
+    assert loss == pytest.approx(float(torch.cat(expected).mean()), rel=1e-5)
+    assert loss != pytest.approx(sum(means) / 2, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
