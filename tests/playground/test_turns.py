@@ -13,7 +13,14 @@ from torch import Tensor
 
 from ftlab.basics.errors import FtlabError
 from ftlab.playground import decoding as answers_module
-from ftlab.playground.decoding import Answer, LaneOfAnswers, TokenChooser, say, take_turns
+from ftlab.playground.decoding import (
+    Answer,
+    LaneOfAnswers,
+    TokenChooser,
+    divergence,
+    say,
+    take_turns,
+)
 from ftlab.playground.requests import GenerateRequest, PaneUpdate, Stopped
 
 END, SIZE = 0, 8
@@ -183,7 +190,8 @@ def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() ->
     (done,) = panes.updates
     assert done.kind == "done"
     assert done.next_token is not None
-    assert (done.next_token.kl_nats or 0) > 0.1
+    far = divergence(torch.tensor([9.0] + [0.0] * 7), torch.zeros(SIZE))
+    assert done.next_token.kl_nats == pytest.approx(far), "of the pane from the base"
     assert done.first_token_seconds is not None
     assert done.first_token_seconds < 1
 
