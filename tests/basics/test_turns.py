@@ -82,6 +82,24 @@ def test_too_many_requests_of_a_session_are_refused_and_others_are_not() -> None
         waiting.enter_context(turns.line(BEN))
 
 
+@pytest.mark.parametrize(
+    ("places", "refused"),
+    [
+        (Places(waiting=2), BEN),
+        (Places(waiting_of_a_name=2), ANN),
+    ],
+)
+def test_no_more_wait_than_there_are_places_for_all_and_for_a_name(
+    places: Places, refused: Visitor
+) -> None:
+    turns = VisitorQueue(places)
+    with ExitStack() as waiting:
+        for session in ("1", "2"):
+            waiting.enter_context(turns.line(Visitor(ANN.name, session)))
+        with pytest.raises(FtlabError, match="Too many are waiting"), turns.line(refused):
+            raise AssertionError("a third")
+
+
 def test_a_place_that_is_not_polled_blocks_nobody_and_is_not_counted() -> None:
     turns = VisitorQueue(Places(waiting_of_a_session=1))
     with ExitStack() as gone:

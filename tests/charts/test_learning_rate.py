@@ -2,9 +2,12 @@ import math
 
 import pytest
 
-from ftlab.charts.learning_rate import RateCurve, learning_rates_figure
+from ftlab.charts.learning_rate import CHARTS, RateCurve, learning_rates_figure
+from ftlab.charts.spec import Facts
+from ftlab.records.store import RunStore, sweep_data
+from ftlab.settings.training import TrainingSettings
 from tests.charts.whole_sweep import table_of, texts, trace_of
-from tests.fakes import make_run
+from tests.fakes import SWEEP, make_run
 
 
 def ladder(folder):
@@ -25,6 +28,42 @@ def test_the_curve_is_the_mean_of_the_seeds_over_the_rate_lowest_rate_first(tmp_
     assert list(curve.x) == [1e-3, 3e-3, 9e-3]
     assert [round(loss, 6) for loss in curve.y] == [1.3, 1.0, 1.6]
     assert [round(reach, 6) for reach in curve.error_y.array] == [0.1, 0.1, 0.0]
+
+
+def facts_of(folder):
+    data = sweep_data(RunStore(folder), SWEEP)
+    return Facts(data.table, CHARTS[0].read(data))
+
+
+def test_the_finding_is_the_rate_with_the_lowest_loss_and_where_to_choose_one(tmp_path):
+    ladder(tmp_path)
+    (chart,), facts = CHARTS, facts_of(tmp_path)
+    assert chart.finding(facts) == "LoRA: lowest test loss at 3e-3"
+    assert chart.reading(facts).startswith("Choose a rate on the tuning split")
+    assert "suggested" not in texts(chart.figure(facts))
+    assert len(chart.drawn(facts).rows) == 6
+    make_run(tmp_path, "ia3", learning_rate=2e-3)
+    assert chart.drawn(facts_of(tmp_path)).rows.empty, "one variant has one rate alone"
+    make_run(tmp_path, "ia3", learning_rate=5e-3, measures={"eval_loss_after": 0.2})
+    facts = facts_of(tmp_path)
+    assert chart.finding(facts) == "Lowest test loss"
+    rates = [part.split()[-1] for part in chart.reading(facts).split(". ")[0].split(", ")]
+    assert rates == ["3e-3", "5e-3"]
+
+
+def test_on_the_tuning_split_the_finding_is_the_suggested_rate_and_its_reason(tmp_path):
+    """The lowest rate, as the losses by example are the same at each."""
+    for rate, loss in ((1e-3, 1.4), (3e-3, 1.0), (9e-3, 1.6)):
+        settings = TrainingSettings(eval_split="tuning")
+        measures = {"eval_loss_after": loss}
+        make_run(tmp_path, "lora", learning_rate=rate, settings=settings, measures=measures)
+    (chart,), facts = CHARTS, facts_of(tmp_path)
+    (found,) = facts.read
+    assert found.suggestion.rate == 1e-3
+    assert chart.finding(facts) == "LoRA: suggested learning rate 1e-3"
+    assert chart.reading(facts) == found.suggestion.reason
+    assert "suggested" in texts(chart.figure(facts))
+    assert chart.figure(facts).layout.yaxis.title.text.startswith("tuning loss")
 
 
 def test_the_axes_name_every_rate_and_the_loss_as_it_is_called(tmp_path):

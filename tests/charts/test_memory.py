@@ -130,16 +130,24 @@ def test_a_prediction_is_a_narrow_stack_below_the_measured_one(tmp_path):
         assert bar.width < figure[0].width
 
 
-@pytest.mark.parametrize(("predicted", "words"), [(None, ""), (1.05, "within 5.00 % of")])
+@pytest.mark.parametrize(
+    ("predicted", "words"),
+    [(None, ""), ((1.05, 1.01), "within 5.00 % of"), ((1.05, 0.8), "within 20.0 % of")],
+)
 def test_the_finding_names_the_largest_part_and_how_far_the_prediction_was_off(
     tmp_path, predicted, words
 ):
-    make_sweep(tmp_path, methods=("full",))
+    make_sweep(tmp_path, methods=("full", "lora"))
     table = with_anatomy(table_of(tmp_path), weights=400, optimizer=600)
-    if predicted:
+    table.loc[1, "anatomy_weights_bytes"] = 1400 * MB
+    for row, times in enumerate(predicted or ()):
         for part in MEMORY_PARTS:
-            table[f"predicted_{part}_bytes"] = predicted * table[f"anatomy_{part}_bytes"]
+            expected = times * table.loc[row, f"anatomy_{part}_bytes"]
+            table.loc[row, f"predicted_{part}_bytes"] = expected
     found = memory_breakdown_finding(Facts(table))
-    assert found.startswith("The largest part of the peak: optimizer for Full fine-tuning (60.0 %)")
+    assert found.startswith(
+        "The largest part of the peak: optimizer for Full fine-tuning (60.0 %); weights for LoRA "
+        "(70.0 %)"
+    )
     assert words in found
     assert ("predictions" in found) == bool(predicted)

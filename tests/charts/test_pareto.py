@@ -3,7 +3,7 @@ import math
 import pytest
 
 from ftlab.charts.facts import by_variant, left_out
-from ftlab.charts.pareto import pareto_figure, pareto_finding, pareto_front
+from ftlab.charts.pareto import measure_choices, pareto_figure, pareto_finding, pareto_front
 from ftlab.charts.spec import Facts
 from ftlab.methods.registry import look_of
 from ftlab.records.metrics import METRICS
@@ -118,6 +118,15 @@ def test_the_front_is_named_first_and_of_many_variants_nothing_else_is(tmp_path)
         make_run(tmp_path, "lora", hyperparameters={"r": rank}, measures=measures)
     figure = pareto_figure(over(table_of(tmp_path)))
     assert texts(figure) == ["LoRA r=34", "measured 25 Nov 2026"]
+
+
+def test_a_measure_can_be_chosen_that_some_run_has_and_all_where_none_is_done(tmp_path):
+    make_run(tmp_path, "lora", "failed", measures={"score_gain": 0.5})
+    assert [key for _, key in measure_choices(table_of(tmp_path))] == list(METRICS)
+    table = table_of(tmp_path, "score_after", "adapter_bytes", lora=(0.5, None), ia3=(None, None))
+    keys = [key for _, key in measure_choices(table)]
+    assert "score_after" in keys
+    assert not {"score_gain", "adapter_bytes"} & {*keys}
 
 
 FRONT = (

@@ -13,6 +13,8 @@ def test_each_line_has_its_peaks_in_order_of_length_in_the_colour_of_its_method(
     assert list(trace.x) == [256, 512, 1024]
     assert list(trace.y) == [10 * GB, 12 * GB, 20 * GB]
     assert trace.hovertext[0] == "10.00 GB at 256 tokens"
+    (label,) = figure.layout.annotations
+    assert (label.text, label.x, label.y) == ("LoRA", math.log10(1024), 20 * GB)
 
 
 def test_the_card_is_a_line_within_the_axis_with_its_name():

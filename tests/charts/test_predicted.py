@@ -5,7 +5,7 @@ from ftlab.methods.registry import look_of
 from ftlab.prediction.remedies import Band, Seen
 
 MB = 1_000_000
-BAND = Band(1.0, 1.5)
+BAND = Band(0.5, 1.6)
 
 
 def seen(method, predicted, measured):
@@ -34,8 +34,12 @@ def test_both_axes_go_equally_far_and_hold_every_line():
     figure = predicted_figure([seen("lora", 500, 600)], BAND)
     assert figure.layout.xaxis.range == figure.layout.yaxis.range
     end = figure.layout.xaxis.range[1]
-    for line in figure.data[:3]:
-        assert max(*line.x, *line.y) <= end
+    assert 600 * MB < end < 700 * MB
+    corners = [(end, end), (end, 0.5 * end), (end / 1.6, end)]
+    for line, corner in zip(figure.data[:3], corners, strict=True):
+        assert (line.x[0], line.y[0]) == (0, 0)
+        assert (line.x[1], line.y[1]) == pytest.approx(corner)
+    assert [line.name for line in figure.data[:3]] == ["as predicted", "least", "most"]
 
 
 @pytest.mark.parametrize(

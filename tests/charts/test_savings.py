@@ -2,7 +2,16 @@ import math
 
 import pytest
 
-from ftlab.charts.savings import compare, nothing_to_compare, savings_figure, savings_finding, times
+from ftlab.charts.savings import (
+    adapters,
+    compare,
+    less_or_more,
+    nothing_to_compare,
+    savings_figure,
+    savings_finding,
+    times,
+    variant_means,
+)
 from ftlab.methods.registry import METHODS
 from ftlab.records.metrics import HEADLINES, METRICS
 from tests.charts.whole_sweep import table_of, texts
@@ -127,6 +136,33 @@ def test_of_two_full_variants_the_better_one_is_the_reference(tmp_path):
 )
 def test_ratios_are_short_and_never_zero(ratio, text):
     assert times(ratio) == text
+
+
+@pytest.mark.parametrize(
+    ("ratio", "text"),
+    [
+        (0.39, "61 % less"), (1.2, "20 % more"), (1.004, "as much"), (0.002, "0.2 % of full"),
+        (3.14, "3.1x"), (math.nan, "–"),
+    ],
+)  # fmt: skip
+def test_a_ratio_in_words_says_which_way_it_goes(ratio, text):
+    assert less_or_more(ratio).replace("0.20 %", "0.2 %") == text
+
+
+def test_the_best_adapter_has_the_highest_score_and_of_as_high_ones_the_least_memory(tmp_path):
+    keys = ("score_after", "net_peak_memory_bytes")
+    runs = {"lora": (0.7, 900), "ia3": (0.6, 100), "full": (0.9, 2000), "qlora": (0.7, 800)}
+    table = table_of(tmp_path, *keys, **runs)
+    assert list(adapters(variant_means(table))["method"]) == ["qlora", "lora", "ia3"]
+    best, named = compare(table), compare(table, "LoRA")
+    assert (best.adapter["method"], best.ratio("net_peak_memory_bytes")) == ("qlora", 0.4)
+    assert (named.adapter["method"], named.ratio("net_peak_memory_bytes")) == ("lora", 0.45)
+
+
+def test_the_title_of_bars_names_the_least_and_how_much_less_it_is(tmp_path):
+    table = table_of(tmp_path, "adapter_bytes", full=1000, lora=400, qlora=900)
+    found = savings_finding(table, METRICS["adapter_bytes"])
+    assert found == "File to deliver: LoRA least, 60 % less"
 
 
 def test_the_axis_says_what_the_bars_are_relative_to_and_which_way_is_better(tmp_path):

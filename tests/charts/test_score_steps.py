@@ -51,6 +51,7 @@ def test_seeds_are_their_mean_in_their_range(tmp_path):
 def test_the_finding_is_the_best_point_and_where_it_ended(tmp_path):
     run(tmp_path, "full", {0: 0.0, 10: 0.7, 30: 0.5})
     run(tmp_path, "lora", {0: 0.0, 10: 0.3, 30: 0.6})
+    run(tmp_path, "ia3", {0: 0.0, 10: 0.9, 50: 0.95}, status="failed")
     assert score_steps_finding(facts_of(tmp_path)) == (
         "Best score between the steps: Full fine-tuning, 0.70 after step 10 of 30, 0.50 at the end"
     )

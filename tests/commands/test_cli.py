@@ -248,6 +248,7 @@ def test_an_open_run_is_cancelled_by_its_id_or_its_sweeps(
     monkeypatch.setattr(cancel, "request_cancel", lambda folder, chosen: asked.append(chosen))
     waiting = make_run(tmp_path, "lora", "queued")
     make_run(tmp_path, "full")
+    make_run(tmp_path, "ia3", "queued", sweep_id="20260101-000000-aaaa")
     for name in (waiting.run_id, SWEEP):
         status, out, _ = run(capsys, "cancel", name, "--runs-dir", str(tmp_path))
         assert (status, out) == (0, "1 open run will end within seconds.\n")

@@ -80,8 +80,12 @@ def test_rates_are_run_on_the_tuning_split_and_one_is_suggested(
     page = tmp_path / "rates.md"
     assert main([*tune, "--show", "--write", str(page)]) == 0
     shown = capsys.readouterr().out
-    assert "← suggested" in shown
-    assert "█" in shown
+    lines = {line.split()[0]: line for line in shown.splitlines() if "█" in line}
+    assert [rate for rate, line in lines.items() if "← suggested" in line] == ["0.03"]
+    for rate, loss in {"1e-4": losses[1e-4], "0.03": losses[3e-2]}.items():
+        assert lines[rate].count("█") == round(40 * loss / found["base_loss"])
+        assert lines[rate].split()[1] == f"{loss:.3f}"
+    assert lines["untouched"].count("█") == 40
     assert f"| LoRA | {found['base_loss']:.3f} | 1e-4: {losses[1e-4]:.3f}" in page.read_text()
     assert len(RunStore(tmp_path).runs()) == len(runs)
 

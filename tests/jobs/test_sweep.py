@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError, InvalidRequest
+from ftlab.jobs import launch
 from ftlab.jobs.launch import (
+    check_space,
     checked,
     enqueue_again,
     enqueue_sweep,
+    needed_bytes,
     not_applicable,
     plan_sweep,
     requests_of,
@@ -305,6 +308,39 @@ def test_of_a_model_that_is_not_here_yet_the_rest_is_checked() -> None:
     assert validate(request) == []
 
 
+def test_a_run_needs_room_for_its_weights_three_checkpoints_and_a_line_a_step_and_answer(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = TrainingSettings(steps=100, eval_examples=10, checkpoint_every=50)
+    request = replace(
+        GOOD, model=str(tiny_model), settings=rows, variants=(Variant("full"), Variant("lora"))
+    )
+    specs = plan_sweep(request)
+    records = 100 * 400 + 10 * 16_000 + 10_000_000
+    whole, rank_8 = 94_528, 16_384  # numbers of the tiny model, and of its LoRA
+    full = 2 * whole + 20_000_000 + 3 * 3 * 2 * whole  # in 16 bits, with the tokenizer
+    lora = 3 * 4 * rank_8 + 3 * 3 * 4 * rank_8
+    assert [needed_bytes(spec) - records for spec in specs] == [0, full, lora]
+    together = 3 * records + full + lora
+    monkeypatch.setattr(launch, "free_disk_bytes", lambda folder: together)
+    check_space(specs, tmp_path)
+    monkeypatch.setattr(launch, "free_disk_bytes", lambda folder: together - 1)
+    with pytest.raises(FtlabError, match="free some space"):
+        check_space(specs, tmp_path)
+
+
+def test_the_smaller_of_the_two_memory_limits_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def limit(asked: int | None) -> int | None:
+        found: int | None = plan_sweep(replace(GOOD, memory_limit=asked))[-1].memory_limit
+        return found
+
+    assert [limit(None), limit(7_000_000_000)] == [None, 7_000_000_000]
+    monkeypatch.setenv("FTLAB_MEMORY_LIMIT", "3GB")
+    assert [limit(None), limit(7_000_000_000), limit(2_000_000_000)] == [
+        3_000_000_000, 3_000_000_000, 2_000_000_000,
+    ]  # fmt: skip
+
+
 SQL = TaskReference("bundled", "sql")
 DONE = SweepRequest(
     "bundled",
@@ -314,6 +350,7 @@ DONE = SweepRequest(
     "fp32",
     "cpu",
     (0, 3),
+    4_000_000_000,
 )
 
 

@@ -161,6 +161,10 @@ def test_the_newest_ladder_on_the_tuning_split_counts(tmp_path: Path) -> None:
     make_rung(tmp_path, 1e-3, 0.9)
     make_rung(tmp_path, 3e-3, 0.5, sweep=LATER)
     make_run(tmp_path, "lora", sweep_id="20261127-080000-ef56", learning_rate=9e-3)
+    make_run(
+        tmp_path, "lora", "queued", sweep_id="20261128-080000-ef56", learning_rate=5e-3,
+        settings=TUNING,
+    )  # fmt: skip
     (found,) = latest_ladders(RunStore(tmp_path).runs())
     assert [point.rate for point in found.points] == [3e-3]
 

@@ -51,7 +51,9 @@ def test_the_whole_model_is_weighed_by_its_numbers(tmp_path):
     share, relative = overall(changes(tmp_path, tuned))
     assert (share, relative) == (1, pytest.approx(1))
     half = overall(changes(tmp_path, model(**{EMBEDDINGS: some(6, 4) * np.float32(2)})))
+    moved, whole = some(6, 4), [tensor.ravel() for tensor in model().values()]
     assert half[0] == pytest.approx(24 / 60)
+    assert half[1] == pytest.approx(np.linalg.norm(moved) / np.linalg.norm(np.concatenate(whole)))
 
 
 def test_pieces_of_a_large_tensor_add_up_to_the_whole(tmp_path, monkeypatch):

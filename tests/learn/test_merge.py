@@ -1,6 +1,7 @@
 """LoRA read and merged by numpy, against torch and PEFT."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -51,6 +52,21 @@ def test_the_fewer_bits_the_larger_the_difference():
     assert found["largest"].is_monotonic_increasing
     assert found.loc["fp32", "lost"] == 0
     assert 0 < found.loc["bf16", "lost"] < found.loc["nf4", "lost"]
+
+
+def test_differences_are_relative_to_the_outputs_and_losses_to_the_adapters_change():
+    weight = np.float32([[1, 0], [0, 1]])
+    merged = {
+        "fp32": weight + np.float32([[3, 0], [0, 4]]),  # a change of size 5
+        "bf16": weight + np.float32([[3, 0.5], [0, 4]]),
+        "nf4": weight + np.float32([[3, 0], [2, 4]]),
+    }
+    found = pd.DataFrame({"apart": [6, -8], "fp32": [6, -8], "bf16": [6.5, -8], "nf4": [7, -11]})
+    rows = differences(found.astype(float), weight, merged).set_index("held")
+    size = 50**0.5  # the root mean square of 6 and -8
+    assert rows["largest"].tolist() == [0, 0.5, 3]
+    assert rows["relative"].tolist() == pytest.approx([0, 0.5 / size, 3 / size])
+    assert rows["lost"].tolist() == pytest.approx([0, 0.1, 0.4])
 
 
 def test_an_adapter_that_changes_nothing_loses_nothing_that_could_be_named():

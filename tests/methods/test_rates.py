@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from ftlab.methods.rates import BY_WIDTH, TUNED_ON, ModelSize, size_of
-from ftlab.methods.registry import METHODS, get_method
+from ftlab.methods.rates import (
+    BY_WIDTH,
+    TUNED_ON,
+    ModelSize,
+    how_scaled,
+    size_of,
+    what_is_done,
+)
+from ftlab.methods.registry import METHODS, get_method, on_base, rates_kept
 from ftlab.models.dimensions import catalogue, known_model
 from ftlab.models.reference import BUNDLED_ID
 from ftlab.settings.training import HIGHEST_RATE
@@ -114,3 +121,22 @@ def test_a_very_narrow_model_gets_no_rate_that_would_be_refused() -> None:
 )
 def test_the_size_is_read_from_a_config(config: dict[str, object], size: ModelSize) -> None:
     assert size_of(config) == size
+
+
+def test_what_is_done_with_the_tuned_rates_is_said_with_the_factor() -> None:
+    wide = ModelSize("qwen3", 5120)
+    assert what_is_done(wide) == "scaled to its size"
+    said = how_scaled(wide, ["IA3", "FourierFT"])
+    # (2000 / 5120)^0.0775 over (2000 / 576)^0.781 of the bundled model
+    assert "is 576 numbers wide, this one 5,120: most rates are 0.35 times the tuned ones" in said
+    assert "(2000 / hidden size)^0.0775" in said
+    assert said.endswith("IA3 and FourierFT keep theirs, as their papers do.")
+    for unchanged in (TUNED_ON, ModelSize("", 0)):
+        assert what_is_done(unchanged) == "used unchanged"
+        assert how_scaled(unchanged, []).endswith("so they are used unchanged.")
+    assert rates_kept() == [METHODS[method].label for method in METHODS if method in UNSCALED]
+
+
+def test_a_method_on_a_quantised_base_is_found_by_that_base() -> None:
+    assert (on_base("lora", "nf4"), on_base("lora", "int8")) == ("qlora", "lora_int8")
+    assert on_base("pissa", "nf4") == ""

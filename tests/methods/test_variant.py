@@ -49,9 +49,13 @@ def test_what_cannot_be_read_is_said_in_a_sentence(text: str, sentence: str) -> 
     ("variant", "field", "part"),
     [
         (Variant("lora", {"r": 0}), "lora.r", "Rank r is 0; it must lie between 1 and 512"),
+        (Variant("lora", {"r": 513}), "lora.r", "Rank r is 513; it must lie between 1 and 512"),
+        (Variant("lora", {"r": "8"}), "lora.r", "Rank r is 8, which is not a number"),
         (Variant("lora", {"targets": "all"}), "lora.targets", "none of"),
         (Variant("lora", {"nope": 1}), "lora.nope", "no hyperparameter 'nope'"),
         (Variant("full", {}, -1.0), "full.learning_rate", "must be above 0"),
+        (Variant("full", {}, 0.0), "full.learning_rate", "must be above 0"),
+        (Variant("full", {}, 10.5), "full.learning_rate", "must be above 0 and at most 10"),
         (Variant("full", {}, float("nan")), "full.learning_rate", "must be above 0"),
         (Variant("nope"), "variants", "There is no method 'nope'"),
         (Variant("full", base="nf4"), "full.base", "trains weights of the base itself"),
@@ -70,6 +74,11 @@ def test_wrong_values_name_their_field_and_rule(variant: Variant, field: str, pa
     [
         (["lora", "lora:r=4", "full"], "lora.r=16", ["lora:r=16", "lora:r=4", "full"]),
         (["lora", "lora:base=int8"], "lora.base=nf4", ["lora:base=nf4", "lora:base=int8"]),
+        (
+            ["lora:learning_rate=0.1", "lora:r=4"],
+            "lora.learning_rate=0.2",
+            ["lora:learning_rate=0.1", "lora:r=4,learning_rate=0.2"],
+        ),
     ],
 )
 def test_a_setting_reaches_every_variant_of_its_method_that_has_no_own(
@@ -77,6 +86,11 @@ def test_a_setting_reaches_every_variant_of_its_method_that_has_no_own(
 ) -> None:
     variants = apply_settings([parse_variant(text) for text in texts], [setting])
     assert variants == [parse_variant(text) for text in changed]
+
+
+@pytest.mark.parametrize("variant", [Variant("lora", {"r": 512}), Variant("lora", {"r": 1}, 10.0)])
+def test_values_at_the_ends_of_their_range_are_taken(variant: Variant) -> None:
+    assert validate_variant(variant) == []
 
 
 def test_a_setting_of_a_method_outside_the_sweep_is_refused() -> None:

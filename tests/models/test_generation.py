@@ -9,7 +9,13 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from ftlab.models.generation import answer_batch, generation_inputs, greedy_config, left_padded
+from ftlab.models.generation import (
+    answer_batch,
+    answer_texts,
+    generation_inputs,
+    greedy_config,
+    left_padded,
+)
 from ftlab.models.loading import load_base_model, load_tokenizer
 from ftlab.models.resolve import resolve_model
 
@@ -52,6 +58,25 @@ def test_an_answer_does_not_depend_on_the_padding_of_its_batch(
     together = answer_batch(model, tokenizer, PROMPTS, config)
     alone = [answer_batch(model, tokenizer, [prompt], config)[0] for prompt in PROMPTS]
     assert together == alone
+
+
+def test_an_answer_is_the_likeliest_token_each_time_up_to_the_stop_which_is_not_shown(
+    tiny_model: Path,
+) -> None:
+    model, tokenizer = lora(tiny_model), load_tokenizer(resolve_model(str(tiny_model)))
+    ids = list(PROMPTS[1])
+    with torch.inference_mode():
+        for _ in range(6):
+            ids.append(int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    answer = ids[len(PROMPTS[1]) :]
+    config = greedy_config(6, [0], 0)
+    assert (
+        answer_batch(model, tokenizer, PROMPTS, config)[1]
+        == tokenizer.decode(answer, skip_special_tokens=True).strip()
+    )
+    stopped = tokenizer.batch_decode([[*answer[:2], 0, 0]], skip_special_tokens=True)
+    assert answer_texts(tokenizer, [[*answer[:2], 0, 0]]) == [text.strip() for text in stopped]
+    assert "<|end|>" not in answer_texts(tokenizer, [[*answer[:2], 0, 0]])[0]
 
 
 def test_soft_tokens_stand_right_before_the_first_real_token(tiny_model: Path) -> None:

@@ -144,6 +144,10 @@ def test_an_answer_is_kept_a_refusal_only_for_seconds() -> None:
     assert asked == [*answers]
     now[0] = 60.0
     assert (models.known("a/there"), models.known("a/gone")) == ("", None)
+    now[0] = 599.0
+    assert models.known("a/there") == ""
+    now[0] = 601.0
+    assert models.known("a/there") is None
     answers["a/gone"] = ""
     assert models.why_not("a/gone") == ""
 

@@ -77,6 +77,17 @@ def test_an_adapter_within_rounding_of_the_base_changes_nothing(
     assert not PaneUpdate(0, "done", "x").changes_nothing, "the base has no next token"
 
 
+@pytest.mark.parametrize(
+    ("nats", "words"),
+    [
+        (None, "not comparably with"), (0.0, "much like"), (0.099, "much like"),
+        (0.1, "differently from"), (0.99, "differently from"), (1.0, "very differently from"),
+    ],
+)  # fmt: skip
+def test_how_far_a_first_token_is_from_the_bases_has_a_name(nats: float | None, words: str) -> None:
+    assert NextToken(nats, "a", "b", True).difference == words
+
+
 def test_only_an_end_is_final() -> None:
     kinds = ("status", "text", "done", "error")
     assert [PaneUpdate(0, kind, "").is_final for kind in kinds] == [False, False, True, True]

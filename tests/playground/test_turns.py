@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from ftlab.playground.decoding import (
     LaneOfAnswers,
     TokenChooser,
     divergence,
+    new_tokens,
     say,
     take_turns,
 )
@@ -196,6 +198,24 @@ def test_the_comparison_with_the_base_is_not_in_the_time_to_the_first_token() ->
     assert done.first_token_seconds < 1
 
 
+@pytest.mark.parametrize(
+    ("context", "most", "prompt", "soft", "allowed"),
+    [
+        (128, 96, 100, 0, 28), (128, 96, 100, 8, 20), (128, 20, 100, 8, 20), (128, 5, 100, 8, 5),
+        (128, 96, 119, 8, 1), (128, 96, 120, 8, None), (None, 96, 10_000, 8, 96),
+    ],
+)  # fmt: skip
+def test_an_answer_has_as_many_tokens_as_the_context_leaves(
+    context: int | None, most: int, prompt: int, soft: int, allowed: int | None
+) -> None:
+    base: Any = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=context))
+    if allowed is None:
+        with pytest.raises(FtlabError, match="120 tokens and 8 soft tokens before it"):
+            new_tokens(base, most, prompt, soft)
+    else:
+        assert new_tokens(base, most, prompt, soft) == allowed
+
+
 @pytest.mark.parametrize("waits_at", [1, 3])
 def test_pauses_are_excluded_from_the_times(waits_at: int) -> None:
     """`check` returns an hour of waiting."""
@@ -233,6 +253,19 @@ def test_a_wait_between_two_tokens_does_not_slow_the_rate() -> None:
     assert done.tokens_per_second > 4, "a second of waiting is in the rate"
     assert done.first_token_seconds is not None
     assert done.first_token_seconds < 0.2
+
+
+def test_the_rate_is_that_of_the_tokens_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    panes = Panes()
+    answer = panes.answer(0, limit=3)
+    answer.began = 10.0
+    moments = iter([12.0, 14.0, 20.0])
+    monkeypatch.setattr(answers_module, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    for token in (1, 2, 3):
+        answer.take(token)
+    answer.show()
+    (done,) = panes.updates
+    assert (done.first_token_seconds, done.tokens_per_second) == (2.0, 2 / 8)
 
 
 def test_an_incomplete_character_is_not_shown() -> None:

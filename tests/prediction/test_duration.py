@@ -9,13 +9,24 @@ from typing import Literal
 import pytest
 import torch
 
-from ftlab.basics.cards import cards, find_card
+from ftlab.basics.cards import Card, Sheet, cards, find_card
 from ftlab.methods.variant import Variant
 from ftlab.models.loading import load_base_model
 from ftlab.models.packed import packed_layers
 from ftlab.models.resolve import resolve_model
-from ftlab.prediction.duration import FITTED, Rates, ScoringWork, StepWork, Work, rates_of
-from ftlab.prediction.question import Step, ask_about
+from ftlab.prediction.duration import (
+    FITTED,
+    Rates,
+    ScoringWork,
+    StepWork,
+    Work,
+    cost,
+    format_cost,
+    rates_of,
+    seconds_of_steps,
+)
+from ftlab.prediction.question import Prediction, Step, Target, ask_about
+from ftlab.prediction.rows import prediction_row
 from ftlab.prediction.simulation.fake import logical_size
 from ftlab.prediction.simulation.step import predict
 from ftlab.prediction.simulation.work import WorkLog
@@ -171,6 +182,42 @@ def test_on_a_gpu_the_host_calls_ahead_and_on_a_cpu_it_does_not() -> None:
     work = Work(narrow=3, calls=4)
     assert Rates(1, 1, 1, 1, overlaps=False).seconds(work) == 7
     assert Rates(1, 1, 1, 1, overlaps=True).seconds(work) == 5
+
+
+def test_a_card_has_as_much_of_its_data_sheet_as_the_one_that_was_fitted() -> None:
+    sheet = find_card("l40s").sheet
+    assert sheet is not None
+    other = Card("x", "X", 1, sheet=Sheet(2 * sheet.narrow, 3 * sheet.wide, 5 * sheet.bytes))
+    found = rates_of(other)
+    assert found is not None
+    assert (found.narrow, found.wide, found.bytes, found.call_seconds) == pytest.approx(
+        (2 * FITTED.narrow, 3 * FITTED.wide, 5 * FITTED.bytes, FITTED.call_seconds), rel=0.001
+    )
+    assert found.overlaps
+    assert rates_of(Card("x", "X", 1)) is None
+
+
+def test_a_thousand_steps_take_and_cost_what_their_batches_and_updates_do() -> None:
+    card = replace(find_card("l40s"), memory_bytes=10**10, context_bytes=10**9)
+    rates = rates_of(card)
+    assert rates is not None
+    # Two batches of 1.5 s on the device, and an update of 4 s on the host.
+    work = StepWork(Work(narrow=1.5 * rates.narrow), Work(calls=4 / rates.call_seconds), tokens=8)
+    assert seconds_of_steps(work, card, accumulation=2) == pytest.approx(5_000)
+    assert seconds_of_steps(None, card) is None
+    found = Prediction("lora", "LoRA", peak_reserved_bytes=7 * 10**9, work=work)
+    row = prediction_row(found, Target(card=card, price=2.5), Step(8, accumulation=2), 1e-3)
+    assert (row["verdict"], row["margin_bytes"], row["learning_rate"]) == ("fits", 2 * 10**9, 1e-3)
+    assert row["seconds_1000_steps"] == pytest.approx(5_000)
+    assert row["cost_1000_steps"] == pytest.approx(2.5 * 5_000 / 3_600)
+    assert "verdict" not in prediction_row(found, Target(), Step(8), None)
+
+
+def test_a_cost_is_by_the_hour_and_written_in_few_digits() -> None:
+    assert cost(1_800, 2.5) == 1.25
+    assert cost(None, 2.5) is cost(1_800, None) is None
+    written = [format_cost(value) for value in (None, 1_234.4, 12.345, 0.1, 0.01234)]
+    assert written == ["–", "1,234", "12.35", "0.10", "0.012"]
 
 
 def test_every_card_of_the_table_has_rates_and_a_newer_one_of_a_kind_is_faster() -> None:

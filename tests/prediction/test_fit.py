@@ -11,6 +11,7 @@ from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.variant import Variant, parse_variant
 from ftlab.models.dimensions import KnownModel, catalogue, known_model
+from ftlab.prediction.duration import Band
 from ftlab.prediction.fit import (
     changes,
     claims,
@@ -23,6 +24,7 @@ from ftlab.prediction.fit import (
     on_hub,
     over_cards,
     qlora_on_65b,
+    verdict,
 )
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
 from tests.prediction.fakes import GB, SizedPredictor
@@ -44,14 +46,35 @@ def asking(size: Callable[[Question], float]) -> Callable[..., Iterator[tuple[in
 
 
 @pytest.mark.parametrize(
-    ("peak", "verdict"), [(5, "fits"), (9.5, "fits"), (9.9, "tight"), (10.1, "does not fit")]
+    ("peak", "said"), [(5, "fits"), (9.5, "fits"), (9.9, "tight"), (10.1, "does not fit")]
 )
-def test_the_verdict_leaves_room_for_the_error_of_a_prediction(peak: float, verdict: str) -> None:
+def test_the_verdict_leaves_room_for_the_error_of_a_prediction(peak: float, said: str) -> None:
     found = fit(int(peak * GB), CARD)
-    assert found.verdict == verdict
+    assert found.verdict == said
     assert found.margin_bytes == 10 * GB - int(peak * GB)
     with_context = Card("y", "Y", 10 * GB)  # CUDA's own memory is not available for tensors
     assert fit(int(9.8 * GB), with_context).verdict == "does not fit"
+
+
+@pytest.mark.parametrize(
+    ("peak", "scoring", "said"),
+    [
+        (6, None, "fits"),  # 7.2 to 9 GB
+        (8, None, "tight"),  # 9.6 to 12 GB
+        (9, None, "does not fit"),  # 10.8 GB at least
+        (6, 7, "fits"),
+        (6, 9, "tight"),
+        (6, 11, "does not fit"),
+    ],
+)
+def test_a_run_fits_where_its_training_and_its_scoring_do(
+    peak: int, scoring: int | None, said: str
+) -> None:
+    answer = Prediction(
+        "lora", "LoRA", peak_reserved_bytes=peak * GB,
+        scoring_bytes=None if scoring is None else scoring * GB,
+    )  # fmt: skip
+    assert verdict(answer, Band(1.2, 1.5), CARD) == said
 
 
 def test_every_change_makes_the_step_smaller_and_keeps_the_examples_of_a_step() -> None:
@@ -101,12 +124,18 @@ def test_where_none_is_enough_alone_they_are_tried_together() -> None:
     def size(asked: Question) -> float:
         step = asked.step
         saved = (0.6 if step.checkpointing else 1) * (0.3 if step.packing else 1)
-        return 60 * GB * saved * (0.5 + step.batch / 16)
+        return 120 * GB * saved * (0.5 + step.batch / 16) * step.length / 1024
 
-    ((change, answer),) = fitting(question(), CARD, asking(size))
-    assert change.question.step.checkpointing
-    assert change.question.step.packing == "nf4-double"
-    assert change.label.startswith("Gradient checkpointing, batch 1")
+    ((change, answer),) = fitting(question(completion_tokens=900), CARD, asking(size))
+    step = change.question.step
+    assert step.checkpointing
+    assert step.packing == "nf4-double"
+    assert change.question.variant.base == "nf4"
+    assert (step.batch, step.accumulation) == (1, 8)
+    assert (step.length, step.completion_tokens) == (512, 511)
+    assert change.label == (
+        "Gradient checkpointing, batch 1, accumulated 8 times, base in 4 bits, at most 512 tokens"
+    )
     assert answer.peak_reserved_bytes is not None
     assert fit(answer.peak_reserved_bytes, CARD).verdict != "does not fit"
 

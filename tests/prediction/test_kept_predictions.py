@@ -13,9 +13,12 @@ from ftlab.jobs.sweep_costs import costing
 from ftlab.methods.variant import parse_variant
 from ftlab.prediction import kept_predictions, of_run
 from ftlab.prediction.client import Predictor
+from ftlab.prediction.duration import Rates, StepWork, Work
 from ftlab.prediction.kept_predictions import keep_prediction, kept_prediction
 from ftlab.prediction.question import Prediction, Question, Step, ask_about
-from ftlab.records.result import RunResult
+from ftlab.prediction.run_time import FORMULA, FORMULA_KEY, SCORE, TRAIN
+from ftlab.records.comparability import SCORED
+from ftlab.records.result import Measures, RunResult
 from ftlab.tasks.formatting import BatchSize
 from ftlab.training.run import RunRecord
 from tests.training import one_run
@@ -67,6 +70,28 @@ def test_a_run_keeps_what_it_predicts_and_a_run_alike_does_not_predict_it_again(
     assert of_run.with_prediction(failed, other_rate, longest, None) == first
     other = of_run.with_prediction(failed, spec, replace(longest, length=72), None)
     assert other.measures.predicted_net_peak_bytes is None, "another batch is another question"
+
+
+def test_a_run_that_is_done_has_the_seconds_computed_from_its_tokens_and_their_padding(
+    tiny_model: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = StepWork(Work(narrow=40), Work(calls=2), tokens=40)
+    found = replace(FOUND, work=work, anatomy={"weights": 5})
+    monkeypatch.setattr(of_run, "kept_prediction", lambda question: found)
+    monkeypatch.setattr(of_run, "kept_rates", lambda device: Rates(1, 1, 1, 1, overlaps=False))
+    spec = spec_of(tiny_model, task_file, steps=6, accumulation=2, eval_examples=3)
+    # 12 batches of 50 tokens, of which a fifth are padding.
+    measures = Measures(train_tokens=480, padding_share=0.2)
+    done = RunResult("done", measures=measures, environment={SCORED: 2})
+    known = of_run.with_prediction(done, spec, BatchSize(4, 64, 120), None)
+    seconds = known.predicted_seconds
+    assert seconds[TRAIN] == pytest.approx(6 * (2 * 50 + 2) + 40)
+    assert seconds[SCORE] == pytest.approx(40 * (2 * 64 / 40) / 3)
+    assert known.predicted_anatomy == {"weights": 5}
+    assert known.environment == {SCORED: 2, FORMULA_KEY: FORMULA}
+    failed = of_run.with_prediction(replace(done, status="failed"), spec, BatchSize(4, 64, 9), None)
+    assert failed.predicted_seconds == {}
+    assert of_run.with_prediction(done, spec, None, None) == done
 
 
 @pytest.mark.parametrize("with_answers", [True, False], ids=["answers", "loss alone"])

@@ -119,6 +119,13 @@ def test_rates_measured_while_others_used_the_cores_are_the_best_of_several_atte
     assert next(rates) == slow, "no attempt after a quiet one"
 
 
+def test_of_two_measurements_the_higher_rate_of_each_kind_counts_and_the_shorter_call() -> None:
+    one = Rates(1.0, 20.0, 3.0, 0.4, overlaps=False, few_rows=50.0, quiet=False, unpacked=6.0)
+    other = Rates(10.0, 2.0, 30.0, 0.04, overlaps=False, few_rows=5.0, unpacked=60.0)
+    best = Rates(10.0, 20.0, 30.0, 0.04, overlaps=False, few_rows=50.0, unpacked=60.0)
+    assert one.best(other) == other.best(one) == best
+
+
 def test_rates_of_a_disturbed_moment_are_used_and_measured_again_after_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,8 +27,10 @@ from ftlab.prediction.run_time import (
     computed,
     in_all,
     past_runs,
+    run_size,
+    together,
 )
-from ftlab.records.result import PhaseMeasure, RunResult, dump_result
+from ftlab.records.result import ANSWERING, PhaseMeasure, RunResult, dump_result
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec, SweepRequest
 from ftlab.records.store import RunStore
@@ -56,18 +59,21 @@ def made(
     predicted: dict[str, float] | None = None,
     at: float = 0.0,
     formula: int = FORMULA,
+    resumed: tuple[int, ...] = (),
+    **more: Any,
 ) -> None:
     """A run that took that long in its phases, 5 s besides."""
     directory: RunDirectory = make_run(
-        folder, method, model=BUNDLED_ID, measures={"total_seconds": sum(took.values()) + 5}
-    )
+        folder, method, measures={"total_seconds": sum(took.values()) + 5},
+        **({"model": BUNDLED_ID} | more),
+    )  # fmt: skip
     result: RunResult | None = directory.result()
     assert result is not None
     phases = {name: PhaseMeasure(seconds) for name, seconds in took.items()}
     environment = result.environment | {FORMULA_KEY: formula}
     again = replace(
         result, phases=phases, predicted_seconds=predicted or {}, finished_at=at,
-        environment=environment,
+        environment=environment, resumed=resumed,
     )  # fmt: skip
     directory.result_file.write_bytes(dump_result(again))
 
@@ -76,13 +82,38 @@ def test_a_run_is_computed_from_the_work_of_a_step_and_of_an_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run_time, "general_passages", lambda: ["x" * 960])  # 240 tokens
-    size = RunSize(steps=10, accumulation=1, tokens=20, scored=32)
+    size = RunSize(steps=10, accumulation=3, tokens=20, scored=32)
     assert computed(FOUND, STEP, size, RATES) == pytest.approx({
-        TRAIN: 10 * (20 + 2) + 40,  # steps of half the tokens, and the first pass
+        TRAIN: 10 * (3 * 20 + 2) + 40,  # steps of batches of half the tokens, and the first pass
         # Two batches, prompts apart from what follows them; the answers at once; and the passages.
         SCORE: 2 * 2 * 3 + 32 * (15 + 5) + 32 * 5 * 10 + 5 * (3 + 32 + 32 * 10) + 3 + 240 * 11,
-        OTHER: run_time._OTHER_SECONDS + 20 + 2,  # with one step more, which is traced
+        OTHER: run_time._OTHER_SECONDS + 3 * 20 + 2,  # with one step more, which is traced
     })  # fmt: skip
+
+
+def test_each_point_of_a_curve_scores_its_first_examples_again() -> None:
+    settings = TrainingSettings(steps=30, accumulation=2, eval_every=7)
+    size = run_size(settings, tokens=20, scored=64)
+    assert size == RunSize(30, 2, 20, 64, curve_points=4)
+    once = replace(size, curve_points=0)
+    passages = replace(once, scored=0)  # of unrelated text, whose loss is measured at the end alone
+    seconds, general = (computed(FOUND, STEP, one, RATES)[SCORE] for one in (once, passages))
+    found = computed(FOUND, STEP, size, RATES)[SCORE]
+    assert found == pytest.approx(general + (seconds - general) * (1 + 4 * 32 / 64))
+
+
+def test_without_answers_scoring_is_the_forward_pass_a_third_of_a_batch() -> None:
+    size = RunSize(steps=1, accumulation=1, tokens=20, scored=32)
+    loss_alone = computed(replace(FOUND, scoring_work=None), STEP, size, RATES)
+    assert loss_alone[SCORE] == pytest.approx(40 * (32 * 20 / 40) / 3)
+
+
+def test_answers_are_as_long_as_the_rows_with_loss_unless_their_length_is_given() -> None:
+    size = RunSize(steps=1, accumulation=1, tokens=20, scored=32)
+    seconds = [computed(FOUND, STEP, size, RATES, new)[SCORE] for new in (None, 5, 6)]
+    assert seconds[0] == seconds[1]
+    # One token more of each answer, read once and generated once, with its logits.
+    assert seconds[2] - seconds[1] == 32 + 32 * 10 + (3 + 32 + 32 * 10)
 
 
 def test_answers_take_the_time_of_reading_the_weights_for_few_rows() -> None:
@@ -139,13 +170,26 @@ def test_a_methods_own_runs_correct_it_before_those_of_others(tmp_path: Path) ->
     for method, seconds in (("lora", 20.0), ("full", 20.0), ("boft", 60.0)):
         made(tmp_path, method, {TRAIN: seconds}, {TRAIN: 10.0})
     past = past_runs(RunStore(tmp_path).runs(), CPU)
-    assert past.phase(TRAIN, 100, "boft").seconds == 600
-    assert past.phase(TRAIN, 100, "ia3").seconds == 200
+    assert past.phase(TRAIN, 100, "boft") == Estimate(600, 200, 600)
+    assert past.phase(TRAIN, 100, "ia3") == Estimate(200, 200, 600)
+    for seconds in (61.0, 62.0):
+        made(tmp_path, "boft", {TRAIN: seconds}, {TRAIN: 10.0})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    assert past.phase(TRAIN, 100, "boft") == Estimate(610, 600, 620), "enough of its own"
 
 
 def test_seconds_that_were_computed_by_an_earlier_formula_correct_nothing(tmp_path: Path) -> None:
     made(tmp_path, "lora", {TRAIN: 20.0}, {TRAIN: 10.0}, formula=FORMULA - 1)
     assert past_runs(RunStore(tmp_path).runs(), CPU).phase(TRAIN, 100, "lora").seconds == 100
+
+
+@pytest.mark.parametrize("wrong", [{"status": "failed"}, {"resumed": (10,)}])
+def test_runs_that_did_not_end_or_were_resumed_correct_nothing(
+    wrong: dict[str, Any], tmp_path: Path
+) -> None:
+    made(tmp_path, "lora", {TRAIN: 20.0}, {TRAIN: 10.0}, **wrong)
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    assert past.phase(TRAIN, 100, "lora").seconds == 100
 
 
 def test_runs_of_another_device_correct_nothing(tmp_path: Path) -> None:
@@ -156,15 +200,25 @@ def test_runs_of_another_device_correct_nothing(tmp_path: Path) -> None:
 
 def test_a_base_run_takes_what_an_earlier_one_took_for_each_example(tmp_path: Path) -> None:
     made(tmp_path, "base", {SCORE: 64.0})
-    past = past_runs(RunStore(tmp_path).runs(), CPU)
     spec: RunSpec = RunStore(tmp_path).runs()[0].spec
     scored = spec.settings.eval_examples
+    loss_alone = TrainingSettings(eval_examples=2 * scored, eval_answers=False)
+    for other in (
+        {"base_precision": "nf4"}, {"model": "owner/other"}, {"settings": loss_alone},
+        {"task": TaskReference("bundled", "medical")},
+    ):  # fmt: skip
+        settings = TrainingSettings(eval_examples=2 * scored)
+        made(tmp_path, "base", {SCORE: 9000.0}, **({"settings": settings} | other))
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
     more = replace(spec, settings=replace(spec.settings, eval_examples=2 * scored))
     request = SweepRequest(spec.model, spec.task, (Variant("lora"),), more.settings)
     found = past.base(request, more, 2 * scored, computed=1.0)
     assert in_all(found.values()).seconds == pytest.approx(128 + 5 + 1)
     kept = past.base(request, spec, scored, computed=1.0)
     assert in_all(kept.values()).seconds == 2, "its numbers are kept"
+    unseen = replace(more, dtype_policy="fp32", base_precision="int8")
+    found = past.base(request, unseen, scored, computed=30.0)
+    assert found[SCORE].seconds == 30, "none of this precision was measured"
 
 
 def test_a_run_takes_its_phases_and_what_a_run_takes_besides(tmp_path: Path) -> None:
@@ -174,6 +228,16 @@ def test_a_run_takes_its_phases_and_what_a_run_takes_besides(tmp_path: Path) -> 
     found = past.run({TRAIN: 20.0, SCORE: 8.0, OTHER: 20.0}, request_of(), "lora")
     assert found[OTHER].seconds == 10, "5 s were taken where 10 were computed"
     assert in_all(found.values()).seconds == pytest.approx(20 + 8 + 10 + found[BETWEEN].seconds)
+
+
+def test_answering_takes_what_it_took_before_where_it_is_measured(tmp_path: Path) -> None:
+    for method, seconds in (("lora", 40.0), ("full", 70.0), ("qlora", 50.0)):
+        made(tmp_path, method, {TRAIN: 20.0, ANSWERING: seconds})
+    past = past_runs(RunStore(tmp_path).runs(), CPU)
+    asked = past.run({TRAIN: 20.0}, request_of(measure_answering=True), "lora")
+    assert asked[ANSWERING] == Estimate(50, 40, 70)
+    assert ANSWERING not in past.run({TRAIN: 20.0}, request_of(), "lora")
+    assert past.run({}, request_of(measure_answering=True), "lora") == {}
 
 
 def test_the_time_between_two_runs_is_that_of_earlier_sweeps(tmp_path: Path) -> None:
@@ -186,4 +250,7 @@ def test_the_time_between_two_runs_is_that_of_earlier_sweeps(tmp_path: Path) -> 
 def test_a_sweep_takes_the_runs_that_it_is_said_to_need() -> None:
     runs = [Estimate(10, 8, 12), Estimate(5, 4, 7)]
     assert in_all(runs) == Estimate(15, 12, 19)
+    third = Estimate(4, 3, 6)
+    assert together([*runs, third], devices=2) == Estimate(10, 8, 7 + 6)
+    assert together([*runs, third], devices=1) == Estimate(19, 15, 25)
     assert in_all(runs[1:]) == Estimate(5, 4, 7)

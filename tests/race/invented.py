@@ -45,6 +45,8 @@ class InventedRunner:
     trained: list[tuple[int, int]] = field(default_factory=list)
     scored: list[tuple[tuple[int, ...], int]] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
+    is_kept: bool = False
+    completed: dict[int, float] = field(default_factory=dict)
 
     def train(self, candidates: Sequence[int], step: int, until: float) -> Iterator[Reading]:
         for candidate in candidates:
@@ -59,7 +61,10 @@ class InventedRunner:
                 yield Reading(candidate, reason="The loss is not a number at step 2.")
                 continue
             each = tuple(loss + 0.01 * (place % 5) for place in range(EXAMPLES))
-            yield Reading(candidate, loss, each, (1.0,) * EXAMPLES, self.costs(candidate))
+            yield Reading(
+                candidate, loss, each, (1.0,) * EXAMPLES, self.costs(candidate),
+                is_kept=self.is_kept,
+            )  # fmt: skip
 
     def score(self, candidates: Sequence[int], seed: int, until: float) -> bool:
         took = self.score_seconds * len(candidates)
@@ -75,14 +80,17 @@ class InventedRunner:
 
 
 class KeepBest:
-    """A decider that keeps the best third."""
+    """A decider that keeps the best third, and gives what it completed to `completed`."""
+
+    def __init__(self, completed: dict[int, float]) -> None:
+        self._completed = completed
 
     def decide(self, step: int, values: Any) -> list[int]:
         known = sorted((value, one) for one, value in values.items() if value is not None)
         return [one for _, one in known[: max(1, len(known) // 3)]]
 
     def finish(self, values: Any) -> None:
-        pass
+        self._completed |= values
 
 
 def conducted(
@@ -90,6 +98,6 @@ def conducted(
 ) -> tuple[Conductor, list[dict[str, Any]]]:
     events: list[dict[str, Any]] = []
     steps = rungs(request.request.settings.steps)
-    conductor = Conductor(request, steps, runner, KeepBest(), events.append)
+    conductor = Conductor(request, steps, runner, KeepBest(runner.completed), events.append)
     conductor.run()
     return conductor, events

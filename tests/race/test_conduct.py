@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from ftlab.race.conduct import compared_values
+from ftlab.race.conduct import behind, compared_values, shown_behind
 from ftlab.race.runner import Reading
+from ftlab.records.differences import FEWEST_EXAMPLES
+from ftlab.records.recommendation import Preference
 from tests.race.invented import InventedRunner, conducted, race_request
 
 METHODS = ("lora", "dora", "ia3", "vera", "full", "prompt_tuning")
@@ -32,6 +34,14 @@ def test_the_best_of_each_method_are_scored_over_all_seeds_and_nobody_else() -> 
     assert [(event["step"], event["candidates"]) for event in said(events, "rung")] == [
         (5, 6), (15, 2),
     ]  # fmt: skip
+    assert said(events, "base") == [{"event": "base", "loss": 3.0}]
+    assert runner.completed == {0: falling(0, 15), 1: falling(1, 15)}
+
+
+def test_of_fewer_than_six_candidates_all_go_on() -> None:
+    runner = InventedRunner(falling)
+    conducted(race_request(*METHODS[:5]), runner)
+    assert [one for one, step in runner.trained if step == 15] == [0, 1, 2, 3, 4]
 
 
 def test_neighbours_of_the_methods_that_did_best_are_tried_first() -> None:
@@ -130,9 +140,12 @@ def test_if_all_that_went_on_diverge_the_others_are_scored() -> None:
 
 def test_if_the_next_rung_has_no_time_the_one_before_decides() -> None:
     runner = InventedRunner(falling, step_seconds=lambda one: 6.0, score_seconds=5)
-    conductor, _ = conducted(race_request(*METHODS, minutes=6), runner)
+    conductor, events = conducted(race_request(*METHODS, minutes=6), runner)
     assert [step for _, step in runner.trained] == [5, 5, 5, 5]
     assert conductor.finalists == (0, 1)
+    assert [(event["step"], len(event["labels"])) for event in said(events, "no_time")] == [
+        (5, 2), (15, 4),
+    ]  # fmt: skip
 
 
 def test_who_leaves_is_told_how_far_behind_and_whether_that_is_shown() -> None:
@@ -145,26 +158,67 @@ def test_who_leaves_is_told_how_far_behind_and_whether_that_is_shown() -> None:
     assert all("not shown to be worse" in event["reason"] for event in said(events, "left"))
 
 
-def test_a_cheaper_one_goes_on_where_losses_are_as_good_as_equal_unless_the_score_counts() -> None:
-    def reading(candidate: int, loss: float, memory: float) -> Reading:
-        return Reading(candidate, loss, costs={"net_peak_bytes": memory})
+def measured(*losses: float, tokens: tuple[float, ...] = ()) -> Reading:
+    mean = sum(losses) / len(losses)
+    return Reading(0, mean, losses, tokens or (1.0,) * len(losses))
 
-    # The best has gained 2.0 over the untouched model; 0.1 counts as equal.
-    readings = {0: reading(0, 1.0, 9e8), 1: reading(1, 1.05, 5e8), 2: reading(2, 1.5, 1e8)}
+
+def test_how_far_one_is_behind_counts_each_example_by_its_tokens() -> None:
+    tokens = (3.0, 1.0) * 10
+    best, other = measured(*(1.0, 2.0) * 10, tokens=tokens), measured(*(1.1, 2.3) * 10)
+    said = behind(other, best, 5, "LoRA")
+    assert said.startswith("loss 1.700 after step 5, 0.150 (0."), "0.1 three times and 0.3 once"
+
+
+def test_a_loss_that_is_higher_now_and_then_alone_is_not_shown_to_be_worse() -> None:
+    best = measured(*(1.0, 1.0) * 10)
+    assert not shown_behind(measured(*(0.0, 2.1) * 10), best)
+    assert behind(measured(*(0.0, 2.1) * 10), best, 5, "LoRA").endswith("not shown to be worse")
+    assert shown_behind(measured(*(1.0, 1.2) * 10), best)
+    assert not shown_behind(best, measured(*(1.0, 1.2) * 10))
+    enough = measured(*[1.0] * FEWEST_EXAMPLES), measured(*[2.0] * FEWEST_EXAMPLES)
+    few = measured(*[1.0] * (FEWEST_EXAMPLES - 1)), measured(*[2.0] * (FEWEST_EXAMPLES - 1))
+    assert [shown_behind(worse, good) for good, worse in (enough, few)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("prefer", "order"),
+    [
+        ("score", [0, 1, 2, 3]),
+        ("memory", [1, 0, 2, 3]),
+        ("time", [2, 0, 1, 3]),
+        ("file", [2, 1, 0, 3]),
+    ],
+)
+def test_a_cheaper_one_goes_on_where_losses_are_as_good_as_equal_unless_the_score_counts(
+    prefer: Preference, order: list[int]
+) -> None:
+    def reading(candidate: int, loss: float, memory: float, time: float, file: float) -> Reading:
+        costs = {"net_peak_bytes": memory, "step_seconds": time, "trainable": file}
+        return Reading(candidate, loss, costs=costs)
+
+    # The best has gained 2.0 over the untouched model; 0.1 counts as equal, 0.12 does not.
+    readings = {
+        0: reading(0, 1.0, 6e8, 2.0, 9e6),
+        1: reading(1, 1.05, 5e8, 3.0, 5e6),
+        2: reading(2, 1.06, 9e8, 1.0, 1e6),
+        3: reading(3, 1.12, 1e8, 0.1, 1e5),
+    }
+    found = compared_values(readings, prefer, 3.0)
+    assert sorted(found, key=lambda one: found[one] or 0) == order
     by_score = compared_values(readings, "score", 3.0)
-    assert sorted(by_score, key=lambda one: by_score[one] or 0) == [0, 1, 2]
-    by_memory = compared_values(readings, "memory", 3.0)
-    assert sorted(by_memory, key=lambda one: by_memory[one] or 0) == [1, 0, 2]
+    assert compared_values(readings, prefer, 0.5) == by_score, "nothing was gained"
     readings[1] = Reading(1, 1.05)  # measured on another machine: its cost is not known
-    assert compared_values(readings, "memory", 3.0) == by_score, "then the loss alone decides"
-    assert compared_values(readings, "memory", 0.5) == compared_values(readings, "score", 0.5)
+    assert compared_values(readings, prefer, 3.0) == by_score, "then the loss alone decides"
 
 
 def test_more_than_two_are_scored_where_the_tuning_examples_show_no_difference() -> None:
-    twelve = (*METHODS, "loha", "lokr", "oft", "miss", "rslora", "pissa")
-    alike, _ = conducted(race_request(*twelve), InventedRunner(lambda one, step: 1.0))
-    assert alike.finalists == (0, 1, 2, 3)
-    apart, _ = conducted(race_request(*twelve), InventedRunner(falling))
+    many = (*METHODS, "loha", "lokr", "oft", "miss", "rslora", "pissa", "hra", "boft", "shira")
+    runner = InventedRunner(lambda one, step: 1.0)
+    alike, _ = conducted(race_request(*many), runner)
+    assert sum(step == 15 for _, step in runner.trained) == 5
+    assert alike.finalists == (0, 1, 2, 3), "four at most"
+    apart, _ = conducted(race_request(*many), InventedRunner(falling))
     assert apart.finalists == (0, 1)
 
 
@@ -173,3 +227,10 @@ def test_short_runs_have_one_rung() -> None:
     _, events = conducted(race_request(*METHODS, steps=2), runner)
     assert [event["step"] for event in said(events, "rung")] == [1]
     assert runner.scored
+
+
+def test_what_was_reported_before_a_race_was_cut_off_is_not_reported_again() -> None:
+    _, events = conducted(race_request(*METHODS), InventedRunner(falling, is_kept=True))
+    assert said(events, "reading") == []
+    _, events = conducted(race_request(*METHODS), InventedRunner(falling))
+    assert len(said(events, "reading")) == 8

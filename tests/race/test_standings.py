@@ -35,7 +35,9 @@ def now_of(race: RaceDirectory, seconds: float) -> RaceView:
 def test_a_race_that_has_just_begun_has_all_to_come(race: RaceDirectory) -> None:
     view = now_of(race, 3)
     assert {one.place for one in view.standings} == {"to come"}
-    assert (view.is_open, view.elapsed, view.seconds) == (True, 3, 600)
+    assert (view.is_open, view.elapsed, view.seconds, view.base_loss) == (True, 3, 600, None)
+    race.report({"event": "base", "loss": 2.5})
+    assert now_of(race, 3).base_loss == 2.5
 
 
 def test_a_race_that_waits_for_its_process_has_spent_what_its_planning_took(
@@ -64,11 +66,12 @@ def test_who_is_ahead_comes_first_and_who_left_last_with_the_reason(race: RaceDi
         "VeRA": "there was no time to train it to step 5",
     }
     race.report({"event": "rung", "step": 15, "candidates": 2})
-    race.report(reading("LoRA", 15, 0.9, 60))
+    race.report(reading("LoRA", 15, 1.15, 60))
+    assert [one.label for one in now_of(race, 2).standings[:2]] == ["LoRA", "IA3"], "it is further"
     race.report({"event": "final", "seed": 0, "finalists": ["LoRA"]})
     view = now_of(race, 5)
     (first, second) = view.standings[:2]
-    assert (first.label, first.place, first.step, first.loss) == ("LoRA", "in the final", 15, 0.9)
+    assert (first.label, first.place, first.step, first.loss) == ("LoRA", "in the final", 15, 1.15)
     assert (second.label, second.step) == ("IA3", 5)
     assert (view.rung, view.scored, view.elapsed) == (15, 1, pytest.approx(65, abs=0.5))
 

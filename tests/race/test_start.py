@@ -15,12 +15,13 @@ from ftlab.methods.registry import CORE, METHODS
 from ftlab.methods.variant import Variant, parse_variant, trainable_parameters
 from ftlab.models.dimensions import shape_of_model
 from ftlab.prediction.question import Prediction, Question
-from ftlab.race.candidates import all_candidates, in_turn, neighbours
-from ftlab.race.record import RaceSettings, find_race, list_races
+from ftlab.race.candidates import LeftOut, all_candidates, in_turn, neighbours
+from ftlab.race.record import RaceResult, RaceSettings, find_race, list_races
 from ftlab.race.start import plan_race, resume_race, start_race
 from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
 from ftlab.settings.training import TrainingSettings
+from ftlab.tasks.reference import TaskReference
 from tests.race.invented import race_request
 
 
@@ -97,6 +98,7 @@ class Predicts:
     def ask(
         self, questions: Sequence[Question], has_left: Callable[[], bool]
     ) -> Iterator[tuple[int, Prediction]]:
+        assert not has_left(), "there is time for predictions"
         for place, question in enumerate(questions):
             method = question.variant.method
             if method == "ia3":
@@ -151,8 +153,13 @@ def test_a_started_race_is_found_by_its_id_and_says_who_takes_no_part(
 ) -> None:
     assert list_races(tmp_path) == []
     asked = race_request("lora", "full")
-    race = start_race(asked, [], tmp_path)
+    left = LeftOut(Variant("bitfit"), "there are no biases")
+    race = start_race(asked, [left], tmp_path, planned_seconds=12.3)
     assert race.request() == asked
+    assert race.spent() == 12.3
+    assert [(one["label"], one["reason"]) for one in race.events() if one["event"] == "left"] == [
+        ("BitFit", "there are no biases")
+    ]
     assert race.status() == "queued"
     assert [one.race_id for one in list_races(tmp_path)] == [race.race_id]
     assert find_race(tmp_path, race.race_id) == race
@@ -169,10 +176,11 @@ def test_only_a_race_that_ended_early_goes_on(
     with pytest.raises(FtlabError, match="is queued; only one that ended early can go on"):
         resume_race(race)
     assert race.begin()
-    race.end("cancelled", "Cancelled by the person.")
+    race.write_result(RaceResult("cancelled", "Cancelled by the person.", seconds=42.0))
     race.cancel_file.touch()
     resume_race(race)
     assert race.status() == "queued"
+    assert race.spent() == 42.0, "its time goes on from there"
     assert not race.cancel_file.exists()
     assert len(started) == 2
     assert race.begin(), "another process takes it up"
@@ -180,6 +188,53 @@ def test_only_a_race_that_ended_early_goes_on(
     race.end("done")
     with pytest.raises(FtlabError, match="is done"):
         resume_race(race)
+
+
+def test_while_a_race_is_open_no_other_starts_or_goes_on(
+    tmp_path: Path, started: list[tuple[Any, ...]]
+) -> None:
+    first = start_race(race_request("lora"), [], tmp_path)
+    with pytest.raises(FtlabError, match=f"The race {first.race_id} is under way; stop it first"):
+        start_race(race_request("full"), [], tmp_path)
+    assert first.begin()
+    first.end("cancelled")
+    second = start_race(race_request("full"), [], tmp_path)
+    with pytest.raises(FtlabError, match=f"The race {second.race_id} is under way; stop it first"):
+        resume_race(first)
+    assert len(started) == 2
+
+
+def test_a_race_that_was_begun_on_other_data_does_not_go_on(
+    tmp_path: Path, started: list[tuple[Any, ...]]
+) -> None:
+    race = start_race(race_request("lora"), [], tmp_path)
+    assert race.begin()
+    race.report({"event": "ground", "same": {"data": "other"}, "machine": "A"})
+    race.end("cancelled")
+    with pytest.raises(FtlabError, match="cannot go on: data was other, and is"):
+        resume_race(race)
+    assert (race.status(), len(started)) == ("cancelled", 1)
+
+
+def test_what_is_wrong_inside_a_file_is_said_before_a_race_starts(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "one.csv"
+    file.write_text("prompt,completion\na,b\n")
+    asked = request(tiny_model, "lora", task=TaskReference("file", str(file)))
+    with pytest.raises(InvalidRequest, match="at least 3"):
+        plan_race(asked, RaceSettings(), RunStore(tmp_path))
+
+
+def test_the_operators_memory_limit_holds_for_a_race_that_asks_for_more(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ftlab.race.start.Predictor", Predicts)
+    monkeypatch.setenv("FTLAB_MEMORY_LIMIT", "3GB")
+    asked = request(tiny_model, "full", "lora", memory_limit=9_000_000_000)
+    planned, left_out = plan_race(asked, RaceSettings(), RunStore(tmp_path))
+    assert planned.request.memory_limit == 3_000_000_000
+    assert [one.variant.method for one in left_out] == ["full"]
 
 
 def test_a_race_whose_request_is_damaged_says_so(

@@ -15,13 +15,14 @@ from ftlab.records.progress import (
     Later,
     ProgressBook,
     busy_seconds,
+    later_of,
     pace_of,
     read_progress,
     resumed_seconds,
     seconds_together,
     sweep_eta,
 )
-from ftlab.records.result import Measures, RunResult
+from ftlab.records.result import Measures, PhaseMeasure, RunResult, dump_result
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from tests.fakes import make_checkpoint, make_run
@@ -145,9 +146,39 @@ def test_what_is_left_of_a_sweep_on_two_devices_counts_both(tmp_path: Path) -> N
 def test_runs_that_ended_correct_what_is_expected_of_the_others(tmp_path: Path) -> None:
     for method, took in (("lora", 100.0), ("full", 200.0)):
         make_run(tmp_path, method, measures={"total_seconds": took, "predicted_total_seconds": 100})
+    base = {"total_seconds": 900.0, "predicted_total_seconds": 100}
+    make_run(tmp_path, "base", measures=base)
     runs = RunStore(tmp_path).runs()
     assert pace_of(runs) == 1.5
     assert pace_of(runs[:0]) == 1
+
+
+def test_later_phases_take_as_long_as_the_longest_of_the_runs_that_ended(tmp_path: Path) -> None:
+    for method, evaluation, answering in (("lora", 30.0, 5.0), ("full", 50.0, 3.0)):
+        directory = make_run(tmp_path, method, measures={"predicted_total_seconds": None})
+        result = directory.result()
+        assert result is not None
+        phases = {"evaluate": PhaseMeasure(evaluation), "answering": PhaseMeasure(answering)}
+        directory.result_file.write_bytes(dump_result(replace(result, phases=phases)))
+    make_run(tmp_path, "qlora", "queued")
+    assert later_of(RunStore(tmp_path).runs()) == Later(50.0, 5.0, 1.0)
+
+
+def test_an_open_run_of_which_nothing_is_known_takes_the_mean_of_those_that_ended(
+    tmp_path: Path,
+) -> None:
+    for method, took in (("base", 900.0), ("lora", 40.0), ("full", 70.0)):
+        directory = make_run(tmp_path, method, measures={"total_seconds": took})
+    result = directory.result()
+    assert result is not None
+    phases = {"answering": PhaseMeasure(8.0)}  # the total does not have it
+    directory.result_file.write_bytes(dump_result(replace(result, phases=phases)))
+    for method in ("qlora", "ia3"):
+        make_run(tmp_path, method, "queued")
+    runs = RunStore(tmp_path).runs()
+    progress = [read_progress(run) for run in runs]
+    assert sweep_eta(runs, progress) == 2 * (40 + 70 + 8) / 2
+    assert sweep_eta(runs[-1:], progress[-1:]) is None
 
 
 @pytest.mark.parametrize(

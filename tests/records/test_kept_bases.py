@@ -93,19 +93,35 @@ def other_model(spec: RunSpec) -> RunSpec:
     return spec
 
 
+ANEW: list[Callable[[RunSpec], RunSpec]] = [
+    with_settings(eval_examples=9), with_settings(max_length=64),
+    with_settings(eval_split="tuning"), with_settings(eval_answers=False),
+    lambda spec: replace(spec, base_precision=None),
+    lambda spec: replace(spec, dtype_policy="bf16"),
+    lambda spec: replace(spec, memory_limit=10**9),
+]  # fmt: skip
+
+
+def test_each_setting_of_loading_and_scoring_measures_anew(
+    spec: RunSpec, tmp_path: Path, task_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for what in ("installed_versions", "hash_of_code", "_model_files", "cpu_count"):
+        monkeypatch.setattr(kept_bases, what, lambda *given: "the same")
+    own = replace(spec, task=parse_task(str(task_file)))
+    asked = [kept_file(own, tmp_path), *(kept_file(change(own), tmp_path) for change in ANEW)]
+    for what in ("_model_files", "cpu_count"):
+        monkeypatch.setattr(kept_bases, what, lambda *given: "another")
+        asked.append(kept_file(own, tmp_path))
+    assert None not in asked
+    assert len(set(asked)) == 1 + len(ANEW) + 2, "all differ"
+
+
 @pytest.mark.slow
 def test_whatever_the_numbers_depend_on_measures_anew(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    changes = [
-        other_data,
-        with_settings(eval_examples=9), with_settings(max_length=64),
-        with_settings(eval_split="tuning"), with_settings(eval_answers=False),
-        lambda spec: replace(spec, base_precision=None),
-        lambda spec: replace(spec, dtype_policy="bf16"),
-        lambda spec: replace(spec, memory_limit=10**9),
-    ]  # fmt: skip
+    changes = [other_data, *ANEW]
     file = kept_file(spec, tmp_path)
     asked = [file, *(kept_file(change(spec), tmp_path) for change in changes)]
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from ftlab.basics.files import recorded_folder
+from ftlab.methods.variant import Variant
 from ftlab.records import differences
+from ftlab.records.comparability import Scored
 from ftlab.records.differences import Differences
 from ftlab.records.power import (
     POWER,
@@ -22,14 +26,19 @@ from ftlab.records.power import (
     discordance_of,
     examples_needed,
     power,
+    promise_of,
     smallest_difference,
     ways_to_show,
 )
 from ftlab.records.run import RunDirectory
+from ftlab.records.spec import SweepRequest
 from ftlab.records.store import RunStore
+from ftlab.settings.training import TrainingSettings
+from ftlab.tasks.reference import TaskReference
 from tests.fakes import make_run
 
 SWEEPS = 400
+SQL = TaskReference("bundled", "sql")
 
 
 def shown_share(gain: float, examples: int, seeds: int, unsure: float) -> float:
@@ -74,6 +83,10 @@ def as_scored(directories: Sequence[RunDirectory]) -> list[ScoredRun]:
         ScoredRun(spec.sweep_id, spec.label, spec.seed, str(directory.path))
         for spec, directory in specs
     ]
+
+
+def rows_of(right: Sequence[int]) -> list[dict[str, float]]:
+    return [{"score_after": float(one)} for one in right]
 
 
 @pytest.mark.slow
@@ -149,16 +162,13 @@ def test_the_prior_is_that_of_the_recorded_sweeps() -> None:
 def test_variants_are_compared_within_a_sweep_and_seed_and_seeds_within_a_variant(
     tmp_path: Path,
 ) -> None:
-    def rows(*right: int) -> list[dict[str, float]]:
-        return [{"score_after": float(one)} for one in right]
-
     half, other, none = [1, 0] * 10, [1, 1, 0, 0] * 5, [0] * 20
     runs = [
-        make_run(tmp_path, "lora", seed=0, samples=rows(*half)),
-        make_run(tmp_path, "lora", seed=1, samples=rows(*other)),
-        make_run(tmp_path, "full", seed=0, samples=rows(*none)),
-        make_run(tmp_path, "full", seed=2, samples=rows(*none[:5])),
-        make_run(tmp_path, "oft", sweep_id="20260101-000000-aaaa", samples=rows(*other)),
+        make_run(tmp_path, "lora", seed=0, samples=rows_of(half)),
+        make_run(tmp_path, "lora", seed=1, samples=rows_of(other)),
+        make_run(tmp_path, "full", seed=0, samples=rows_of(none)),
+        make_run(tmp_path, "full", seed=2, samples=rows_of(none[:5])),
+        make_run(tmp_path, "oft", sweep_id="20260101-000000-aaaa", samples=rows_of(other)),
     ]
     between, within = (PRIOR.between + 0.5) / 2, (PRIOR.within + 0.5) / 2
     assert discordance_of(as_scored(runs)) == Discordance(between, within, pairs=2)
@@ -184,6 +194,33 @@ def test_the_words_say_what_can_be_shown_and_from_what_that_follows() -> None:
     assert "the recorded sweeps, as this task has no scored runs" in Promise(64, 1, PRIOR).source
     seen = Promise(64, 1, Discordance(0.2, 0.1, pairs=7)).source
     assert "By 7 pairs of earlier runs of this task" in seen
+
+
+def test_a_promise_follows_from_the_runs_of_the_task_on_the_model_if_there_are_any(
+    tmp_path: Path,
+) -> None:
+    def pair(sweep: str, one: list[int], other: list[int], **made: Any) -> None:
+        for method, scores in (("lora", one), ("full", other)):
+            sweep_id, samples = f"20260101-000000-{sweep}", rows_of(scores)
+            make_run(tmp_path, method, sweep_id=sweep_id, samples=samples, **made)
+
+    none, fourth, half, ones = [0] * 20, [1, 0, 0, 0] * 5, [1, 0] * 10, [1] * 20
+    pair("aaaa", none, fourth)
+    pair("bbbb", none, half, model="owner/other")
+    pair("cccc", none, ones, task=TaskReference("bundled", "medical"))
+    pair("dddd", none, ones, status="failed")
+    make_run(tmp_path, "base", sweep_id="20260101-000000-aaaa", samples=rows_of(ones))
+    runs = RunStore(tmp_path).runs()
+    asked = SweepRequest("bundled", SQL, (Variant("lora"),), seeds=(3, 4))
+    found = promise_of(asked, Scored(64), runs)
+    apart = (PRIOR.between + 0.25) / 2
+    assert found == Promise(64, 2, Discordance(apart, apart, pairs=1))
+    unseen = promise_of(replace(asked, model="owner/unseen"), Scored(64), runs)
+    apart = (PRIOR.between + 0.25 + 0.5) / 3
+    assert unseen == Promise(64, 2, Discordance(pytest.approx(apart), pytest.approx(apart), 2))
+    assert promise_of(asked, None, runs) is None
+    loss_alone = TrainingSettings(eval_answers=False)
+    assert promise_of(replace(asked, settings=loss_alone), Scored(64), runs) is None
 
 
 def test_many_seeds_cost_no_more_memory_than_a_few() -> None:

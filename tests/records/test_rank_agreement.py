@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ftlab.records.rank_agreement import rank_agreement, spearman
@@ -50,6 +51,10 @@ def test_the_same_seed_gives_the_same_interval_around_the_correlation() -> None:
     assert found == rank_agreement(first, second, draws=200, seed=1)
     assert found != rank_agreement(first, second, draws=200, seed=2)
     assert found.low < found.rho < found.high
+    picks = np.random.default_rng(1).integers(0, 22, (200, 22))
+    pairs = pd.DataFrame([first, second]).T
+    drawn = [pairs.iloc[pick].corr("spearman").iloc[0, 1] for pick in picks]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
     assert found.count == 22
     assert found.sentence.endswith("n = 22)")
 

@@ -65,6 +65,14 @@ def test_of_variants_that_are_not_shown_to_differ_the_cheapest_is_recommended(
     )
 
 
+COSTS = {
+    "memory": "at 3.00x the memory.",
+    "file": "at 3.00x the file size.",
+    "time": "at 3.00x the training time.",
+    "score": "at 0.33x the memory.",
+}
+
+
 @pytest.mark.parametrize("prefer", sorted(CRITERIA))
 def test_what_decides_is_what_the_reader_prefers(prefer: Any, tmp_path: Path) -> None:
     make(tmp_path, "full", answers(0.6, 1), memory=3_000)
@@ -73,6 +81,7 @@ def test_what_decides_is_what_the_reader_prefers(prefer: Any, tmp_path: Path) ->
     expected = {"memory": "LoRA", "file": "LoRA"}.get(prefer, "Full fine-tuning")
     assert found.choice == expected
     assert found.prefer == prefer
+    assert found.details[1].endswith(f", {COSTS[prefer]}"), "what the other costs beside it"
 
 
 def test_a_variant_that_is_shown_to_beat_all_is_named_so(tmp_path: Path) -> None:
@@ -101,9 +110,11 @@ def test_nothing_is_recommended_where_none_is_shown_to_beat_the_untouched_model(
 
 
 def test_a_score_that_is_the_same_for_all_leaves_it_to_the_loss(tmp_path: Path) -> None:
+    tokens = [9 if number % 7 == 6 else 1 for number in range(EXAMPLES)]
     for method, loss in (("full", 1.2), ("lora", 2.2)):
         losses = [loss + 0.01 * (number % 7) for number in range(EXAMPLES)]
-        make_run(tmp_path, method, samples=scored([0.0] * EXAMPLES, losses))
+        rows = scored([0.0] * EXAMPLES, losses)
+        make_run(tmp_path, method, samples=[row | {"tokens": tokens[row["index"]]} for row in rows])
     found = found_in(tmp_path)
     assert found.measure == "eval_loss_after"
     assert found.choice == "Full fine-tuning"
@@ -111,10 +122,15 @@ def test_a_score_that_is_the_same_for_all_leaves_it_to_the_loss(tmp_path: Path) 
     assert found.details[0] == (
         "Every variant has a score of 0.00 on every example, so it cannot say which is better."
     )
-    assert "1.229 (" in found.sentence
-    assert found.standings[1].against is not None
-    assert found.standings[1].against.mean == pytest.approx(1.0)  # its loss is higher
-    assert found.standings[1].against.rises
+    best, other = found.standings
+    by_tokens = np.average([1.2 + 0.01 * (number % 7) for number in range(60)], weights=tokens)
+    assert best.score.mean == pytest.approx(by_tokens)
+    assert f"{by_tokens:.3f} (" in found.sentence
+    assert other.against is not None
+    assert other.against.mean == pytest.approx(1.0)  # its loss is higher
+    assert other.against.rises
+    for interval in (best.score, other.score, other.against):
+        assert interval.low < interval.mean < interval.high
 
 
 def test_a_variant_that_is_not_shown_to_help_is_not_recommended_for_being_cheap(
@@ -167,6 +183,7 @@ def test_runs_without_a_result_are_counted(tmp_path: Path) -> None:
     make(tmp_path, "lora", answers(0.9, 1), memory=1_000)
     for seed in (1, 2):
         make_run(tmp_path, "lora", "diverged", seed=seed)
+    make_run(tmp_path, "full", "queued", seed=1)
     found = found_in(tmp_path)
     assert found.details[-1] == "Runs without a result (diverged): 2 of 3 of LoRA."
     assert {one.method: one.unfinished for one in found.standings} == {"full": 0, "lora": 2}
@@ -184,6 +201,9 @@ def test_the_examples_that_most_variants_scored_count(tmp_path: Path) -> None:
 def test_an_untouched_model_in_4_bits_is_named_so_and_a_missing_one_is_said(tmp_path: Path) -> None:
     make(tmp_path / "nf4", "qlora", answers(0.9), memory=1_000)
     assert "the untouched model in nf4" in found_in(tmp_path / "nf4").sentence
+    for method in ("qlora", "lora"):
+        make(tmp_path / "both", method, answers(0.9), memory=1_000)
+    assert "the untouched model in nf4" not in found_in(tmp_path / "both").sentence
     for method in ("full", "lora"):
         samples = scored(answers(0.9, len(method)))
         kept = [{k: v for k, v in row.items() if k != "score_before"} for row in samples]

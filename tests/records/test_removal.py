@@ -4,9 +4,11 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import Person, asked_by
 from ftlab.records.removal import remove_runs
-from ftlab.records.run import run_directories
-from tests.fakes import make_run, make_sweep, make_unreadable
+from ftlab.records.resume import ask_to_resume
+from ftlab.records.run import Annotations, read_annotations, run_directories, write_annotations
+from tests.fakes import make_checkpoint, make_run, make_sweep, make_unreadable
 
 
 def names(folder: Path) -> list[str]:
@@ -47,6 +49,25 @@ def test_a_run_in_use_is_refused_and_nothing_else_is_deleted(
     with pytest.raises(FtlabError, match=reason):
         remove_runs(tmp_path, [made[method] for method in asked.split()])
     assert names(tmp_path) == sorted(made.values())
+
+
+def test_a_run_of_somebody_else_is_not_changed_by_one_who_may_not(tmp_path: Path) -> None:
+    with asked_by(Person("ada")):
+        run = make_run(tmp_path, status="failed")
+        make_checkpoint(run)
+    changes = [
+        lambda: remove_runs(tmp_path, [run.run_id]),
+        lambda: write_annotations(run, Annotations(note="x")),
+        lambda: ask_to_resume(run),
+    ]
+    for change in changes:
+        with asked_by(Person("bob", changes_all=False)), pytest.raises(FtlabError, match="ada"):
+            change()
+    assert names(tmp_path) == [run.run_id]
+    assert read_annotations(run) == Annotations()
+    assert run.status() == "failed"
+    with asked_by(Person("ada", changes_all=False)):
+        assert remove_runs(tmp_path, [run.run_id]) == [run.run_id]
 
 
 @pytest.mark.parametrize("wrong", ["../x", "", "/etc", "20261125-120000-ab12-99-lora", ".ftlab"])

@@ -10,7 +10,13 @@ import pytest
 from ftlab.basics.errors import FtlabError
 from ftlab.jobs.control import ensure_dispatcher
 from ftlab.records.result import Status
-from ftlab.records.resume import ask_to_resume, begin_again, newest_checkpoint, read_earlier
+from ftlab.records.resume import (
+    ask_to_resume,
+    begin_again,
+    begin_anew,
+    newest_checkpoint,
+    read_earlier,
+)
 from ftlab.records.run import RunDirectory
 from ftlab.records.store import RunStore, read_run
 from tests.fakes import make_checkpoint, make_run
@@ -46,6 +52,35 @@ def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path: Path) -> None:
     assert read_run(directory).resumes_from is None
     with pytest.raises(FtlabError, match="has no checkpoint to go on from; run it again"):
         ask_to_resume(directory)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "another.pt"])
+def test_a_checkpoint_with_a_file_that_the_run_did_not_write_is_not_opened(
+    tmp_path: Path, name: str
+) -> None:
+    directory = make_run(tmp_path, status="interrupted")
+    (make_checkpoint(directory) / name).write_bytes(b"other")
+    with pytest.raises(FtlabError, match=rf"checkpoint-10/{name}.* is not a file as the run wrote"):
+        ask_to_resume(directory)
+    assert not directory.resume_file.exists()
+
+
+def test_a_run_that_begins_anew_waits_without_what_it_wrote(tmp_path: Path) -> None:
+    directory = make_run(tmp_path, status="failed")
+    make_checkpoint(directory)
+    begin_anew(directory)
+    assert read_run(directory).status == "queued"
+    names = {path.name for path in directory.path.iterdir()}
+    assert names - {"node"} == {"spec.json", "result.before-resume.json"}
+
+
+@pytest.mark.parametrize("status", ["done", "running", "queued"])
+def test_a_run_that_is_done_or_open_does_not_begin_anew(tmp_path: Path, status: Status) -> None:
+    directory = make_run(tmp_path, status=status)
+    before = sorted(directory.path.iterdir())
+    with pytest.raises(FtlabError, match=f"is {status}; only one that ended early"):
+        begin_anew(directory)
+    assert sorted(directory.path.iterdir()) == before
 
 
 def newest_step(directory: RunDirectory) -> int | None:

@@ -69,6 +69,13 @@ def test_a_measurement_is_that_of_adapters_with_the_same_base_method_and_size(
     assert record_of([RECORD], model, method, size) == (RECORD if is_found else None)
 
 
+def test_of_several_measurements_the_one_of_the_most_adapters_counts_and_then_the_first() -> None:
+    few = replace(RECORD, adapters=RECORD.adapters[:1])
+    again = replace(RECORD, made_at=9.0)
+    assert record_of([few, RECORD, again, few], "m", "lora", 1_000) is RECORD
+    assert record_of([few, again, RECORD], "m", "lora", 1_000) is again
+
+
 def test_the_sentence_names_the_most_of_both_and_leaves_out_what_was_not_measurable() -> None:
     assert RECORD.sentence == (
         "64 LoRA adapters on one base took 420 MB and gave 8 answers a second; 2 full models gave "

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from ftlab.basics.errors import FtlabError
+from ftlab.basics.people import Person, asked_by
 from ftlab.methods.registry import PEFT
 from ftlab.records.result import Status
 from ftlab.records.store import RunStore, notes_of_runs, read_run, sweep_data
 from ftlab.records.table import ROW_KEYS
-from tests.fakes import SWEEP, make_run, make_sweep
+from tests.fakes import SWEEP, make_run, make_sweep, make_unreadable
 
 
 def column(folder: Path, name: str) -> list[Any]:
@@ -160,6 +161,21 @@ def test_a_sweep_of_ones_own_that_was_also_recorded_is_there_once(tmp_path: Path
     assert {run.origin for run in store.sweep(SWEEP)} == {"measured"}
     assert set(store.table()["origin"]) == {"measured"}
     assert store.find(store.runs()[0].run_id).origin == "measured"
+
+
+def test_one_who_does_not_see_all_sees_the_own_runs_alone(tmp_path: Path) -> None:
+    made = {}
+    for owner in ("ada", "bob"):
+        with asked_by(Person(owner)):
+            made[owner] = make_run(tmp_path).run_id
+    make_unreadable(tmp_path)
+    store = RunStore(tmp_path)
+    assert (len(store.runs()), len(store.unreadable)) == (2, 1)
+    with asked_by(Person("bob", sees_all=False)):
+        assert [run.run_id for run in store.runs()] == [made["bob"]]
+        assert store.table()["run_id"].tolist() == [made["bob"]]
+        assert len(store.runs_of_all()) == 2
+        assert store.unreadable == ()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from ftlab.methods.capabilities import capabilities
 from ftlab.methods.variant import Variant
 from ftlab.records.published import import_files, parse_result
 from ftlab.records.store import RunStore
+from ftlab.settings.training import TrainingSettings
 from ftlab.share.evidence import (
     Evidence,
     check_proved,
@@ -77,7 +78,7 @@ def test_what_is_shown_is_said_and_nothing_more(evidence: Evidence) -> None:
     said = sentences(evidence)
     assert said[0] == "OFT against LoRA: score 0.75 and 0.25, better."
     assert said[1].startswith("OFT against Full fine-tuning: score 0.75 and 0.75, no difference")
-    assert "Pareto front" in said[2]
+    assert said[2].startswith("By its means OFT is on the Pareto front of ")
 
 
 def test_a_method_that_another_beats_in_both_is_not_on_the_front(evidence: Evidence) -> None:
@@ -103,7 +104,8 @@ def test_the_json_is_a_result_that_import_reads_and_has_no_path_of_this_machine(
     assert import_files([file], tmp_path / "runs").imported
     more = json.loads(text)["ftlab"]
     assert len(more["runs"]) == 6
-    assert {row["outcome"] for row in more["against"]["LoRA"] if row["measure"] == "score_after"}
+    (score,) = [row for row in more["against"]["LoRA"] if row["measure"] == "score_after"]
+    assert (score["value"], score["other"], score["outcome"]) == (0.7505, 0.2505, "better")
     assert [ladder["suggested"] for ladder in more["ladders"]] == [1e-3] * 3
     assert more["capability"]["id"] == "oft"
 
@@ -116,6 +118,32 @@ def test_a_result_without_its_adapter_has_the_settings_that_were_given(
     (run,) = RunStore(tmp_path).runs()
     config = peft_result(run)["run_info"]["peft_config"]
     assert config is None if method == "full" else config["peft_type"] == method.upper()
+
+
+def test_each_number_of_a_result_stands_where_pefts_comparison_has_it(tmp_path: Path) -> None:
+    settings = TrainingSettings(steps=7, batch_size=3, accumulation=2, eval_every=4)
+    measures = {
+        "total_seconds": 50.0, "train_seconds": 40.0, "net_peak_memory_bytes": 900,
+        "peak_memory_bytes": 1_200, "adapter_bytes": 70, "trainable_params": 16,
+        "total_params": 80, "score_before": 0.1, "score_after": 0.6, "train_loss_last": 1.5,
+        "train_tokens": 640, "general_loss_change": 0.25,
+    }  # fmt: skip
+    make_run(tmp_path, "lora", settings=settings, measures=measures, seed=3)
+    (run,) = RunStore(tmp_path).runs()
+    found = peft_result(run)
+    assert found["run_info"]["total_time"] == 50.0
+    asked = found["run_info"]["train_config"]
+    assert [asked[key] for key in ("max_steps", "batch_size", "eval_steps", "seed", "dtype")] == [
+        7, 3, 4, 3, "bfloat16",
+    ]  # fmt: skip
+    train = found["train_info"]
+    assert (train["accelerator_memory_max"], train["train_time"]) == (900, 40.0)
+    assert (train["file_size"], train["num_trainable_params"]) == (70, 16)
+    assert train["num_total_params"] == 80
+    (last,) = train["metrics"]
+    assert (last["step"], last["test accuracy"], last["train loss"]) == (7, 0.6, 1.5)
+    assert (last["train samples"], last["train total tokens"]) == (7 * 3 * 2, 640)
+    assert last["forgetting"] == 0.25
 
 
 def test_without_a_finished_run_of_the_method_the_reasons_are_said(tmp_path: Path) -> None:

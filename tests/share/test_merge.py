@@ -17,19 +17,22 @@ from ftlab.basics.devices import resolve_device
 from ftlab.basics.errors import FtlabError
 from ftlab.methods.peft_rules import UNMERGEABLE
 from ftlab.records.merge import MergeDirectory, MergeRecord
-from ftlab.records.store import Run
+from ftlab.records.store import Run, read_run
+from ftlab.share import merge
 from ftlab.share.merge import merge_run
 from ftlab.share.merge_control import start_merge, why_not_mergeable
+from ftlab.training.evaluate import Evaluation
+from tests.fakes import make_run
 from tests.share.conftest import Train
 
 IDS = torch.arange(2, 34).view(2, 16)
 
 
 def merged(run: Run) -> MergeRecord:
-    merge = MergeDirectory(run.directory)
-    merge.folder.mkdir(exist_ok=True)
-    merge_run(merge, resolve_device("cpu"))
-    record = merge.record()
+    directory = MergeDirectory(run.directory)
+    directory.folder.mkdir(exist_ok=True)
+    merge_run(directory, resolve_device("cpu"))
+    record = directory.record()
     assert record is not None
     return record
 
@@ -111,6 +114,23 @@ def test_an_adapter_goes_with_the_base_that_it_was_trained_on_alone(
     finally:
         weights.write_bytes(before)
     assert not run.directory.merged.exists()
+
+
+def test_the_gain_is_the_score_after_merging_less_that_before_example_by_example(
+    tmp_path: Path,
+) -> None:
+    before = {2: 0.9, 0: 0.5, 1: 0.0}  # the rows of a record are in any order
+    rows = [{"index": index, "score_after": score} for index, score in before.items()]
+    run = read_run(make_run(tmp_path, samples=rows))
+    after = Evaluation(1.0, 0.4, [], [0.3, 0.1, 0.8], [])
+    found = merge._gain(run, after)
+    assert found is not None
+    mean, low, high = found
+    assert mean == pytest.approx((-0.2 + 0.1 - 0.1) / 3)
+    assert (low, high) == pytest.approx((-0.2, 0.1)), "of three examples any may be drawn alone"
+    assert merge._gain(run, None) is None
+    few = read_run(make_run(tmp_path, samples=rows[:2]))
+    assert merge._gain(few, after) is None, "one of them was not scored before"
 
 
 def test_data_that_changed_are_not_scored_and_the_record_says_so(

@@ -54,6 +54,11 @@ def test_the_first_line_says_whether_the_card_is_enough() -> None:
     assert "is not enough for full fine-tuning of Llama 3.1 8B" in card.sentence
     assert card.judgement == "Predicted: does not fit; QLoRA fits, LoRA is tight"
     assert (card.verdict, card.tiles[1].value) == ("none", "55.74 GB")
+    assert card.tiles[1].label == "too much for the card, predicted"
+    assert [round(bar.length, 3) for bar in card.pairs[0].bars] == [1.0, round(24.5 / 81, 3)]
+    left = plan_card(planned("qlora", "lora", "full"))
+    assert (left.tiles[1].value, left.tiles[1].label) == ("6.26 GB", "left on the card, predicted")
+    assert left.tiles[0].detail == "Full: predicted 81.00 GB", "beside full, wherever it stands"
     assert "is enough to fine-tune" in plan_card(planned("qlora")).sentence
 
 

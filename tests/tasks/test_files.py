@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from ftlab.tasks.files import (
     read_rows,
     to_task_data,
 )
-from ftlab.tasks.reference import TaskReference, load, parse_task, validate
+from ftlab.tasks.reference import TaskReference, load, parse_task, validate, with_columns
 from ftlab.tasks.spec import Message
 
 ROWS = [{"prompt": "a", "completion": "b"}, {"prompt": "c, d", "completion": "é"}]
@@ -103,6 +105,15 @@ def test_limits_on_size_rows_and_cells_hold(
     monkeypatch.setattr(files, "MAX_CELL_CHARACTERS", 40)
     with pytest.raises(FtlabError, match="row 1 has more than 40 characters in 'a'"):
         read_rows(path)
+    monkeypatch.setattr(files, "MAX_CELL_CHARACTERS", 50)
+    monkeypatch.setattr(files, "MAX_ROWS", 5)
+    assert len(read_rows(path)) == 5
+    monkeypatch.setattr(files, "MAX_COLUMN_NAME", 0)
+    with pytest.raises(FtlabError, match="a column whose name has 1 characters"):
+        read_rows(path)
+    monkeypatch.setattr(files, "MAX_COLUMNS", 0)
+    with pytest.raises(FtlabError, match="has 1 columns, more than 0"):
+        read_rows(path)
     monkeypatch.setattr(files, "MAX_ROWS", 4)
     with pytest.raises(FtlabError, match="more than 4 rows"):
         read_rows(path)
@@ -179,6 +190,8 @@ def test_columns_are_guessed_from_their_names() -> None:
     assert guessed({"instruction": "a", "output": "b", "system": "c"}) == ColumnMapping(
         "instruction", "output", system="system"
     )
+    both = {"input": "a", "target": "b", "prompt": "c", "answer": "d"}
+    assert guessed(both) == ColumnMapping("prompt", "answer"), "the better name of two"
     assert guessed({"english": "a", "french": "b"}) == ColumnMapping()
     assert guessed({"a": "1", "b": "2", "c": "3"}) == ColumnMapping()
 
@@ -254,6 +267,22 @@ def test_a_file_is_loaded_with_guessed_columns_and_the_chosen_metric(tmp_path: P
     assert task.metric.key == "exact_match"
     assert len(data.train) == 8
     assert task.metric.score_each(data.held_out, [f" {data.held_out[0].completion}\n"]) == [1.0]
+    other = load(TaskReference("file", str(path), seed=1))
+    assert other[0].metric.key == "chrf"
+    assert other[1] == to_task_data(rows(10), PAIRS, seed=1) != data
+
+
+def test_columns_named_by_hand_replace_those_of_a_reference_and_the_rest_stays() -> None:
+    given = TaskReference("file", "/a.csv", PAIRS, metric="rouge_l")
+    assert with_columns(given, {}) is given
+    changed = with_columns(given, {"prompt": "q", "completion": "a"}, split="test")
+    mapping = ColumnMapping("q", "a")
+    assert changed == TaskReference("file", "/a.csv", mapping, metric="rouge_l", split="test")
+    assert with_columns(given, {}, metric="chrf") == TaskReference("file", "/a.csv", PAIRS, "chrf")
+    with pytest.raises(FtlabError, match="no column role 'answer'; roles: prompt, completion"):
+        with_columns(given, {"answer": "a"})
+    with pytest.raises(FtlabError, match="has its own columns and metric"):
+        with_columns(TaskReference("bundled", "sql"), {}, metric="chrf")
 
 
 def test_a_file_whose_columns_cannot_be_guessed_lists_them(tmp_path: Path) -> None:
@@ -272,6 +301,30 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch: pytest.Monkey
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
     with pytest.raises(FtlabError, match=r"Could not read data set 'owner/name'.*no network"):
         load_hub_rows("owner/name", None, None, 10)
+
+
+def test_the_first_rows_of_the_split_that_was_named_are_read_from_the_hub(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import huggingface_hub
+
+    asked: list[Any] = []
+
+    def load_dataset(*given: Any, **named: Any) -> Any:
+        asked.append((*given, named))
+        found = [] if named["split"] == "empty" else rows(9)
+        return SimpleNamespace(take=lambda count: found[:count])
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    assert load_hub_rows("owner/name", None, None, 4) == rows(4)
+    assert load_hub_rows("owner/name", "small", "test") == rows(9)
+    assert asked == [
+        ("owner/name", None, {"split": "train", "streaming": True}),
+        ("owner/name", "small", {"split": "test", "streaming": True}),
+    ]
+    with pytest.raises(FtlabError, match="split 'empty', has no rows; choose another split"):
+        load_hub_rows("owner/name", None, "empty")
 
 
 @pytest.mark.parametrize("bad", ["pandas", "../etc", "a/b/c", "https://x.y/z", ""])

@@ -63,10 +63,15 @@ def test_a_template_that_refuses_the_turns_is_named(tmp_path: Path) -> None:
 
 
 def test_long_examples_are_left_out_and_counted_never_cut(formatter: PromptFormatter) -> None:
-    items = [example("short", "yes"), example("long " * 50, "yes")]
-    encoded = encode(formatter, items, 60, "training")
-    assert encoded.examples == (items[0],)
-    assert "1 of 2 training examples are longer than 60 tokens" in encoded.note("training", 60)
+    items = [example("long " * 50, "yes"), example("short", "yes"), example("short", "y")]
+    most = formatter.format(items[1]).length
+    encoded = encode(formatter, items, most, "training")
+    assert encoded.examples == (items[1], items[2])
+    assert encoded.formatted == (formatter.format(items[1]), formatter.format(items[2]))
+    note = encoded.note("training", most)
+    assert f"1 of 3 training examples are longer than {most} tokens" in note
+    assert encode(formatter, items, most - 1, "training").examples == (items[2],)
+    assert encode(formatter, items[1:], most, "training").note("training", most) == ""
 
 
 def test_only_long_examples_are_an_error_that_names_the_shortest(

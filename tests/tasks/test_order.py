@@ -6,12 +6,16 @@ import random
 
 import pytest
 
+from ftlab.settings.training import EVALUATION_BATCH
 from ftlab.tasks.formatting import (
     WINDOW_STEPS,
     BatchSize,
     FormattedExample,
+    Scoring,
     longest_batch,
+    mean_tokens,
     padded_length,
+    scoring_batch,
     training_order,
 )
 
@@ -65,9 +69,22 @@ def test_batches_are_padded_to_a_multiple_of_eight() -> None:
     assert [padded_length([3, n]) for n in (3, 8, 9, 16)] == [8, 8, 16, 16]
 
 
+SIZES = [(4, 2), (11, 3), (9, 1), (2, 2), (10, 6), (3, 3)]
+EXAMPLES = [FormattedExample("", "", (0,) * (n - c), (0,) * c) for n, c in SIZES]
+"""Of so many tokens, and so many of them in the completion."""
+ORDER = [0, 3, 1, 2, 5, 4, 0]
+
+
 def test_the_longest_batch_has_most_tokens_with_its_padding_and_then_most_loss() -> None:
-    sizes = [(4, 2), (11, 3), (9, 1), (2, 2), (10, 6), (3, 3)]
-    examples = [FormattedExample("", "", (0,) * (n - c), (0,) * c) for n, c in sizes]
-    found, batch = longest_batch(examples, [0, 3, 1, 2, 5, 4, 0], 2)
+    found, batch = longest_batch(EXAMPLES, ORDER, 2)
     assert found == BatchSize(rows=2, length=16, completion_tokens=9)
     assert list(batch) == [5, 4]
+
+
+def test_the_mean_tokens_of_a_batch_count_its_padding() -> None:
+    assert mean_tokens(EXAMPLES, ORDER, 2) == (2 * 8 + 2 * 16 + 2 * 16 + 1 * 8) / 4
+
+
+def test_answers_are_scored_to_the_longest_prompt_and_a_batch_at_most() -> None:
+    assert scoring_batch(EXAMPLES, 96) == Scoring(rows=6, prompt=8, new_tokens=96)
+    assert scoring_batch(EXAMPLES * 4, 96).rows == EVALUATION_BATCH

@@ -15,6 +15,7 @@ from ftlab.basics import nvml
 from ftlab.basics.devices import Device
 from ftlab.basics.errors import FtlabError, NotEnoughMemory
 from ftlab.basics.nvml import Process
+from ftlab.methods.variant import Variant
 from ftlab.prediction import of_run as prediction_module
 from ftlab.prediction.of_run import with_remedies
 from ftlab.records.result import Measures, PhaseMeasure, RunResult
@@ -83,6 +84,11 @@ def test_the_least_that_a_run_holds_is_its_weights_and_what_they_learn_with(spec
     base = least_bytes(replace(spec, variant=None))
     assert base == least // 4
     assert least_bytes(replace(spec, variant=None, base_precision="nf4")) == base // 8
+    assert least_bytes(replace(spec, variant=Variant("lora"))) == base
+    optimizers = {"adamw_8bit": 10, "paged_adamw_8bit": 8}  # bytes of a weight in fp32
+    for name, size in optimizers.items():
+        settings = replace(spec.settings, optimizer=name)  # type: ignore[arg-type]
+        assert least_bytes(replace(spec, settings=settings)) == least // 16 * size
     assert least_bytes(replace(spec, model="nobody/nothing")) is None
 
 
@@ -151,7 +157,22 @@ ILLEGAL = RuntimeError(
 def test_an_illegal_access_on_a_gpu_is_not_out_of_memory() -> None:
     assert is_device_fault(ILLEGAL)
     assert not memory_limit.is_met(1, ILLEGAL, "cuda:0"), "the host's size says nothing of a card"
-    assert memory_limit.is_met(1, RuntimeError("could not create a primitive"), "cpu")
+    unclear = RuntimeError("could not create a primitive")
+    assert memory_limit.is_met(1, unclear, "cpu")
+    assert not memory_limit.is_met(10**15, unclear, "cpu"), "far below its limit"
+    assert not memory_limit.is_met(None, unclear, "cpu")
+    assert memory_limit.is_met(10**15, RuntimeError("can't start new thread"), "cpu")
+    assert explain(unclear, "train", at_limit=True)[0] == "out_of_memory"
+    assert explain(unclear, "train")[0] == "failed"
+    assert explain(ValueError("odd"), "train", at_limit=True)[0] == "failed"
+
+
+def test_an_error_that_memory_caused_is_out_of_memory_unless_its_cause_is_hidden() -> None:
+    wrapped, hidden = RuntimeError("the step failed"), RuntimeError("the step failed")
+    wrapped.__cause__ = hidden.__context__ = MemoryError()
+    assert explain(wrapped, "train")[0] == explain(hidden, "train")[0] == "out_of_memory"
+    hidden.__suppress_context__ = True
+    assert explain(hidden, "train")[0] == "failed"
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,15 @@ import sys
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from ftlab.basics.locks import TimedSteps
+from ftlab.training import machine
+from ftlab.training import run as run_module
 from ftlab.training.machine import (
     BY_ITSELF,
     BY_OTHER_RUNS,
@@ -28,6 +31,8 @@ from ftlab.training.machine import (
     slowdowns_of,
     waited_seconds,
 )
+from ftlab.training.run import RunRecord
+from ftlab.training.trainer import StepMeter
 from tests.training.one_run import do, spec_of
 
 RECORDED: dict[str, Any] = json.loads(
@@ -258,6 +263,38 @@ def test_the_next_run_of_the_same_step_is_held_against_the_ones_before(
     assert second.measures.slowdown is not None
     assert second.measures.slowdown > 10
     assert any("the same steps took here before" in note for note in second.notes)
+
+
+@pytest.mark.parametrize("others", [0.0, 0.5])
+def test_only_a_run_that_was_alone_keeps_its_rate_without_the_first_step(
+    others: float, tiny_model: Path, task_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("FTLAB_LOCKS", str(tmp_path))
+    spec, environment = spec_of(tiny_model, task_file), {"device": "a CPU"}
+    before_a_resume, here = [1.0] * 5, [9.0, *[1.0] * 10]
+    steps = StepMeter(
+        before_a_resume + here, work=[100, *[200] * 10], waited=[None] * 11,
+        slept=[False] * 11,
+    )  # fmt: skip
+    load: Any = SimpleNamespace(read=lambda: (0.25, others))
+    record = RunRecord(environment=environment)
+    found = run_module._disturbance(spec, record, steps, load, CardWatch(""))
+    assert (found.own, found.others, found.slept) == (0.25, others, 0.0)
+    assert KeptRates().rate(same_step(spec, environment)) == (None if others else 0.005)
+
+
+def test_the_load_is_the_share_of_the_cores_of_this_process_and_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = {"wall": 50.0, "own": 7.0, "others": 30.0}
+    clock = SimpleNamespace(perf_counter=lambda: at["wall"], process_time=lambda: at["own"])
+    monkeypatch.setattr(machine, "time", clock)
+    monkeypatch.setattr(machine, "work_of_others", lambda: at["others"])
+    monkeypatch.setattr(machine, "cpu_count", lambda: 4)
+    meter = machine.LoadMeter()
+    at.update(wall=60.0, own=15.0, others=34.0)
+    assert meter.read() == pytest.approx((8 / 40, 4 / 40))
 
 
 def test_other_processes_know_that_steps_are_timed(

@@ -74,7 +74,7 @@ def test_the_held_out_loss_is_the_mean_over_the_tokens_of_all_completions(
 ) -> None:
     """As plain transformers has it; not the mean of the examples' means."""
     model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    parts = [((5, 6, 7), (8,)), ((5,), (9, 8, 7, 6, 5))]
+    parts = [((5,), (9, 8, 7, 6, 5)), ((5, 6, 7), (8,))]
     examples = [FormattedExample("", "", *part) for part in parts]
     expected = []
     with torch.no_grad():
@@ -192,9 +192,10 @@ def test_weights_that_are_quicker_for_answers_change_no_number_and_are_freed(
     model: Any = load_base_model(source, policy, precision, CPU)
     example = FormattedExample("", "", (5, 6, 7, 8, 9), (5, 9))
     held_out: Any = SimpleNamespace(examples=(None,) * 3, formatted=(example,) * 3)
-    metric = SimpleNamespace(score_each=lambda examples, answers: [0.0] * len(answers))
+    metric = SimpleNamespace(score_each=lambda examples, answers: [1.0, 0.25, 0.25])
     task: Any = SimpleNamespace(max_new_tokens=12, metric=metric)
     laid_out: list[bool] = []
+    done: list[tuple[int, int]] = []
     read_batch = evaluate.read_batch
 
     def looking(*given: Any) -> Any:
@@ -204,7 +205,7 @@ def test_weights_that_are_quicker_for_answers_change_no_number_and_are_freed(
     def scored(with_answers: bool = True) -> Any:
         return evaluate.evaluate(
             model, tokenizer, held_out, task, [-1], Arithmetic(policy, CPU),
-            progress=lambda done, total: None, with_answers=with_answers,
+            progress=lambda *given: done.append(given), with_answers=with_answers,
         )  # fmt: skip
 
     monkeypatch.setattr(evaluate, "read_batch", looking)
@@ -213,6 +214,10 @@ def test_weights_that_are_quicker_for_answers_change_no_number_and_are_freed(
     expected = scored()
     assert (found.losses, found.answers) == (expected.losses, expected.answers)
     assert without_answers.losses == found.losses
+    assert (found.score, without_answers.score) == (0.5, None)
+    assert done.count((6, 6)) == 2, "three losses and three answers"
+    assert done.count((3, 3)) == 1
+    assert done[-1] == (6, 6)
     is_quick = policy == "bf16" and is_the_same_here()
     assert laid_out == [is_quick, False, False]
     assert not free_layout(model)

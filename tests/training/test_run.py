@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,11 +24,15 @@ from ftlab.models.loading import load_base_model, put_trained_weights
 from ftlab.models.resolve import resolve_model
 from ftlab.playground.attach import attach
 from ftlab.playground.panes import find_source
-from ftlab.records.result import PHASES, RunResult
+from ftlab.records.result import PHASES, PhaseMeasure, RunResult
+from ftlab.records.resume import Checkpoint, Earlier
 from ftlab.records.run import RunDirectory
 from ftlab.records.spec import RunSpec
+from ftlab.tasks.formatting import FileTokenizer
 from ftlab.tasks.registry import general_passages
+from ftlab.training import run as run_module
 from ftlab.training.failures import explain
+from ftlab.training.meters import PhaseMeter
 from ftlab.training.run import RunRecord
 from tests.slow import slow
 from tests.training.one_run import do, request, spec_of
@@ -106,6 +111,9 @@ def test_a_run_trains_measures_and_saves_what_others_can_load(
     untouched = AutoModelForCausalLM.from_pretrained(tiny_model)
     logits = plain(IDS).logits[:, -16:]
     assert not torch.equal(logits, untouched(IDS).logits)
+    added = measures.trainable_params if method.is_adapter else 0
+    if way != "adalora":  # which has parameters that do not learn
+        assert measures.total_params == untouched.num_parameters() + added
 
 
 @pytest.mark.parametrize("way", ["lora", *slow(["full", "qlora", "prompt_tuning"])])
@@ -134,6 +142,77 @@ def test_samples_hold_the_same_prompts_before_and_after(ran: Callable[[str], Ran
     for old, new in zip(before, after, strict=True):
         assert new["answer_before"] == old["answer_before"]
         assert {"answer_after", "score_after", "loss_after", "reference"} <= new.keys()
+
+
+def test_the_losses_of_a_run_are_the_means_over_the_tokens_of_its_samples_and_passages(
+    ran: Callable[[str], Ran], tiny_model: Path
+) -> None:
+    run = ran("lora")
+    rows, measures = RunDirectory(run.folder / run.spec.run_id).samples(), run.result.measures
+    tokens = [row["tokens"] for row in rows]
+    mean = sum(row["loss_after"] * row["tokens"] for row in rows) / sum(tokens)
+    assert measures.eval_loss_after == pytest.approx(mean)
+    passages = zip(run.result.general_losses, run.result.general_tokens, strict=True)
+    summed = sum(loss * count for loss, count in passages)
+    expected = summed / sum(run.result.general_tokens)
+    assert measures.general_loss_after == pytest.approx(expected, rel=1e-6)
+    read = FileTokenizer(tiny_model).encode(general_passages(), add_special_tokens=True)
+    with_loss = [len(ids) - 1 for ids in read]  # nothing comes before the first
+    assert list(run.result.general_tokens) == with_loss
+
+
+def test_what_is_measured_of_the_steps_is_what_was_reported_of_each(
+    tiny_model: Path, task_file: Path, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+    spec = spec_of(tiny_model, task_file, eval_answers=False)
+    found = do(spec, tmp_path, report=events.append).measures
+    steps = [event for event in events if event["event"] == "step"]
+    first, second, third = (event["seconds"] for event in steps)
+    assert found.train_seconds == pytest.approx(first + second + third)
+    assert found.first_step_seconds == first
+    assert found.step_seconds == max(second, third)
+    tokens = [event["tokens"] for event in steps]
+    assert found.tokens_per_second == pytest.approx(sum(tokens[1:]) / (second + third))
+    assert found.train_tokens == sum(tokens)
+    assert (found.train_loss_first, found.train_loss_last) == (steps[0]["loss"], steps[2]["loss"])
+    assert found.peak_memory_bytes is not None
+    assert found.before_model_bytes is not None
+    assert found.net_peak_memory_bytes == found.peak_memory_bytes - found.before_model_bytes
+    adapter = tmp_path / spec.run_id / "adapter"
+    files = ("adapter_model.safetensors", "adapter_config.json")
+    assert found.adapter_bytes == sum((adapter / name).stat().st_size for name in files)
+    assert found.adapter_dtype == "fp32"
+    # Each batch of four is padded to a multiple of eight tokens.
+    padded = found.train_tokens / (1 - (found.padding_share or 0))
+    assert padded == pytest.approx(round(padded))
+    assert round(padded) % 32 == 0
+
+
+def test_a_resumed_run_has_the_higher_of_its_net_peaks() -> None:
+    """Not the one with the higher peak alone."""
+    checkpoint = Checkpoint(3, {}, 1.0, 5_000, 4_500, 1, 1, 0.0)
+    record = RunRecord(earlier=Earlier(checkpoint, (), (3,)))
+    record.set(before_model_bytes=1_000)
+    for own, peak, before in ((2_000, 2_000, 1_000), (1_400, 5_000, 4_500)):
+        record.set(before_model_bytes=1_000)
+        record.set_peak(record.peak(own))
+        found = record.measures
+        assert (found.peak_memory_bytes, found.before_model_bytes) == (peak, before)
+        assert found.net_peak_memory_bytes == peak - before
+
+
+@pytest.mark.parametrize(
+    ("peak", "now", "free"), [(900, 300, 600), (300, 900, 0), (None, 300, 0), (900, None, 0)]
+)
+def test_scoring_may_use_what_is_free_again_since_the_peak_of_the_training(
+    peak: int | None, now: int | None, free: int
+) -> None:
+    memory: Any = SimpleNamespace(now=lambda: now)
+    meter = PhaseMeter(memory, lambda event: None)
+    assert run_module._below_peak(meter) == 0, "a base run trains nothing"
+    meter.phases["train"] = PhaseMeasure(1.0, peak_bytes=peak)
+    assert run_module._below_peak(meter) == free
 
 
 def test_all_variants_see_the_same_first_batch(ran: Callable[[str], Ran]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from ftlab.basics.errors import Diverged, FtlabError
@@ -119,3 +120,67 @@ def test_work_between_the_steps_is_not_in_their_time(
     _, _, meter = take_steps(tiny_model, tmp_path, "full", after_step=evaluate, steps=3)
     assert seen == [1, 2, 3]
     assert meter.total_seconds < 1000
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [0, 1, 1, 1]),
+        ("linear", [0, 1, 2 / 3, 1 / 3]),
+        ("cosine", [0, 1, 0.75, 0.25]),
+    ],
+)
+def test_the_rate_rises_over_a_quarter_of_the_steps_at_most_and_then_follows_its_schedule(
+    schedule: str, rates: list[float], tiny_model: Path, tmp_path: Path
+) -> None:
+    events: list[dict[str, Any]] = []
+    take_steps(
+        tiny_model, tmp_path, report=events.append, rate=0.004, steps=4, batch_size=1,
+        warmup_steps=9, schedule=schedule,
+    )  # fmt: skip
+    assert [event["learning_rate"] for event in events] == pytest.approx(
+        [0.004 * rate for rate in rates]
+    )
+
+
+def test_a_step_is_that_of_plain_adamw_with_clipped_gradients_and_decay(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    found, _, meter = take_steps(
+        tiny_model, tmp_path, "full", rate=1e-3, steps=2, max_grad_norm=0.5, weight_decay=0.3
+    )
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.dim() == 2], "weight_decay": 0.3},
+            {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+        ],
+        lr=1e-3,
+    )
+    examples, losses = examples_of(tiny_model), []
+    for batch in (examples[:2], examples[2:4]):
+        each = []
+        for example in batch:
+            ids = torch.tensor([[*example.prompt_ids, *example.completion_ids]])
+            logits = model(ids).logits[0, len(example.prompt_ids) - 1 : -1]
+            targets = torch.tensor(example.completion_ids)
+            each.append(cross_entropy(logits, targets, reduction="none"))
+        loss = torch.cat(each).mean()
+        loss.backward()
+        assert torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5) > 0.5
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert meter.losses == pytest.approx(losses, rel=1e-4)
+    expected = dict(model.named_parameters())
+    for name, weight in found.named_parameters():
+        torch.testing.assert_close(weight, expected[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_rates_of_the_steps_leave_out_the_first_which_is_slower() -> None:
+    meter = StepMeter([9.0, 2.0, 1.0, 4.0], [100, 10, 20, 40])
+    assert meter.total_seconds == 16
+    assert meter.step_seconds == 2, "the median"
+    assert meter.tokens_per_second == 10
+    only = StepMeter([4.0], [100])
+    assert (only.step_seconds, only.tokens_per_second) == (4, 25)

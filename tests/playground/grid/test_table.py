@@ -55,11 +55,12 @@ def test_a_summary_counts_and_averages_and_pairs_with_the_base(tmp_path: Path) -
     assert (lora.answered, lora.errors, lora.scored, lora.right) == (20, 0, 20, 14)
     assert lora.score == pytest.approx(0.7)
     assert lora.interval is not None
-    assert 0.4 < lora.interval[0] < 0.7 < lora.interval[1] < 1
+    assert lora.interval == pytest.approx((0.481, 0.855), abs=1e-3), "Wilson's, of 14 of 20"
+    assert base.interval == pytest.approx((0.145, 0.519), abs=1e-3), "Wilson's, of 6 of 20"
     assert lora.gain is not None
     assert (lora.gain.over, lora.gain.prompts) == ("Base", 20)
     assert lora.gain.mean == pytest.approx(0.4)
-    assert lora.gain.low > 0
+    assert 0.15 < lora.gain.low < 0.4 < lora.gain.high < 0.65
     assert base.gain is None
     assert lora.tokens_per_second == 10.0
 
@@ -67,6 +68,7 @@ def test_a_summary_counts_and_averages_and_pairs_with_the_base(tmp_path: Path) -
 def test_a_share_of_none_is_not_taken_for_certain(tmp_path: Path) -> None:
     base, lora = summary(scored_grid(tmp_path, [ones(0), [0.5] * 20]))
     assert base.interval == (0.0, 0.0), "graded scores are averaged as they are"
+    assert lora.interval == (0.5, 0.5)
     base, lora = summary(scored_grid(tmp_path, [ones(0), ones(20)]))
     assert base.interval is not None
     assert lora.interval is not None
@@ -76,11 +78,16 @@ def test_a_share_of_none_is_not_taken_for_certain(tmp_path: Path) -> None:
 
 def test_a_gain_pairs_only_prompts_that_both_answered(tmp_path: Path) -> None:
     cells = [Cell(0, 0, score=0.0), Cell(1, 0, score=0.5), Cell(2, 0, error="no")]
-    cells += [Cell(prompt, 1, score=1.0) for prompt in range(3)]
+    cells += [
+        Cell(prompt, 1, score=1.0, tokens_per_second=speed)
+        for prompt, speed in enumerate((2.0, 9.0, 3.0))
+    ]
     base, lora = summary(make_grid(tmp_path, make_request("abc"), cells))
     assert (base.answered, base.errors, base.right) == (2, 1, None)
     assert lora.gain is not None
     assert (lora.gain.prompts, lora.gain.mean) == (2, 0.75)
+    assert lora.tokens_per_second == 3.0, "the median"
+    assert base.tokens_per_second is None
 
 
 HEADLINES: dict[str, tuple[list[list[float]], dict[str, Any], str]] = {

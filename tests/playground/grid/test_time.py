@@ -17,6 +17,7 @@ from ftlab.playground.grid import Cell, GridRequest, GridResult
 from ftlab.playground.grid_time import expected_seconds
 from ftlab.playground.held_out import HeldOut
 from ftlab.playground.panes import shipped_folder, uploaded_folder
+from ftlab.prediction.duration import Rates
 from tests.playground.grid.fakes import CPU, RATES, SQL, make_grid, make_request
 
 HELD_OUT = HeldOut()
@@ -99,6 +100,39 @@ def test_more_prompts_panes_tokens_or_work_a_token_take_longer(
     assert seconds(request_of(**more)) > seconds(request_of())
 
 
+@pytest.mark.parametrize(
+    ("precision", "rates", "expected"),
+    [
+        # Four prompts in one pass of 8 / 4 + 30 tokens each, and 72 of 96 tokens an answer.
+        ("bf16", {"narrow": 2.0}, 4 * 32 + 4 * 72),
+        ("fp32", {"wide": 2.0}, 4 * 32 + 4 * 72),
+        # The first pass, and one a token of the longest: 72 + (96 - 72) * 3 / 4.
+        ("bf16", {"few_rows": 2.0}, 91),
+        ("fp32", {"few_rows": 4.0}, 91),
+        ("nf4", {"unpacked": 1.0}, 91),
+    ],
+)
+def test_seconds_are_those_of_products_and_of_passes_over_the_weights(
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    rates: dict[str, float],
+    expected: float,
+) -> None:
+    monkeypatch.setattr(grid_time, "validate_grid", lambda *_: [])
+    weights = 94_528  # of the tiny model; each rate is so many times that, all others are no limit
+    free = {"narrow": math.inf, "wide": math.inf, "few_rows": math.inf}
+    given = free | {name: weights * rate for name, rate in rates.items()}
+    known = Rates(bytes=math.inf, call_seconds=0.0, overlaps=False, **given)
+    asked = make_request(
+        ("a prompt", "four", "ab", "c"), ("base",), (), (), model=str(tiny_model),
+        precision=precision, max_new_tokens=96,
+    )  # fmt: skip
+    found = expected_seconds(asked, tmp_path, CPU, known, HELD_OUT)
+    assert found == pytest.approx(5.0 + expected)
+
+
 def test_plain_adapters_share_the_passes_of_the_base_and_others_have_their_own(
     adds: Adds, request_of: Callable[..., GridRequest], seconds: Callable[[GridRequest], float]
 ) -> None:
@@ -143,6 +177,16 @@ def test_the_time_spent_waiting_is_no_part_of_it(
 ) -> None:
     earlier(tmp_path, request_of(), worked=40.0, waited=1.0)
     assert seconds(request_of()) == pytest.approx(42.0)
+
+
+def test_of_several_earlier_grids_the_middle_one_counts(
+    tmp_path: Path,
+    request_of: Callable[..., GridRequest],
+    seconds: Callable[[GridRequest], float],
+) -> None:
+    for worked in (40.0, 10.0, 400.0):
+        earlier(tmp_path, request_of(task=SQL), worked=worked)
+    assert seconds(request_of(task=SQL)) == pytest.approx(43.0)
 
 
 def test_a_long_system_prompt_is_read_before_every_prompt(

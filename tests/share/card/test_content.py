@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,11 @@ def test_only_a_score_outside_the_interval_counts_as_lower(
     assert (card.verdict, card.tiles[4].note) == (verdict, note)
     assert (card.tiles[4].mood == "bad") == (note == "lower")
     assert card.judgement.endswith("; score lower than full fine-tuning’s") == (note == "lower")
-    assert "with 95 %, on 40 examples" in card.tiles[4].detail
+    ends = re.fullmatch(
+        r"(.)\d\.\d\d to (.)\d\.\d\d with 95 %, on 40 examples", card.tiles[4].detail
+    )
+    assert ends is not None
+    assert ends.groups() == (("−", "−") if note == "lower" else ("−", "+")), "LoRA less full"
 
 
 def test_without_a_score_the_held_out_loss_is_compared(tmp_path: Path) -> None:
@@ -303,12 +308,17 @@ def test_where_no_difference_in_score_is_shown_the_card_says_what_would_show_it(
         measures = {"train_seconds": 60.0, "total_seconds": 100.0, "score_after": sum(scores) / 40}
         make_run(tmp_path, method, measures=measures, samples=scored(scores))
     said = card_of(data_of(tmp_path)).doubts[-1]
-    assert re.fullmatch(
+    found = re.fullmatch(
         r"This sweep can show a difference in score of about 0\.\d\d\. If the true one is 0\.03 "
-        r"as here, [\d,]+ examples and 1 seed \(about .*\) or [\d,]+ examples and 3 seeds "
-        r"\(about .*\) would show it in 80 of 100 sweeps\.",
+        r"as here, ([\d,]+) examples and 1 seed \(about ([\d,]+) min\) or ([\d,]+) examples and 3 "
+        r"seeds \(about ([\d,]+) min\) would show it in 80 of 100 sweeps\.",
         said,
-    ), said
+    )
+    assert found, said
+    one, minutes, three, minutes_of_three = (int(part.replace(",", "")) for part in found.groups())
+    # Two runs a seed: a minute of training each, and 40 s for the 40 examples.
+    assert minutes == math.ceil(2 * (60 + 40 * one / 40) / 60)
+    assert minutes_of_three == math.ceil(3 * 2 * (60 + 40 * three / 40) / 60)
     make_run(tmp_path, "oft", measures={"score_after": 0.5}, samples=scored(half))
     same = card_of(data_of(tmp_path), "OFT").doubts[-1]
     assert same.startswith("This sweep can show a difference in score of about")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ftlab.basics.cards import find_card
@@ -14,11 +16,11 @@ from ftlab.basics.devices import Device
 from ftlab.basics.errors import InvalidRequest
 from ftlab.basics.units import format_seconds
 from ftlab.prediction.client import Predictor
-from ftlab.prediction.duration import seconds_of_steps
+from ftlab.prediction.duration import ON_CARDS, seconds_of_steps
 from ftlab.prediction.question import Question
 from ftlab.prediction.run_time import FORMULA, FORMULA_KEY
 from ftlab.records.result import PhaseMeasure, dump_result
-from ftlab.tabs.context import Latest
+from ftlab.tabs.context import Latest, Links
 from ftlab.tabs.experiment.fields import Form
 from ftlab.tabs.plan import tab
 from ftlab.tabs.plan.request import changed_fields, curve_questions, read_plan
@@ -48,7 +50,10 @@ def test_the_verdict_comes_first_and_each_method_as_it_is_known(tmp_path: Path) 
     assert "is being simulated" in states[0][0]
     assert states[0][1].count("…") == 4
     assert "LoRA on Llama 3.1 8B needs" in states[1][0]
-    assert "fits" in states[1][0]
+    assert ">fits<" in states[1][0]
+    assert "14.26 GB</span> are left." in states[1][0], "25.76 GB, less 0.5 for CUDA and 11"
+    trained = re.sub("<[^>]+>", "", states[1][0])
+    assert "Trains 2.4 M of 8.0 G parameters (0.030 %); its file has 9.8 MB." in trained
     assert states[1][1].count("…") == 3
     assert states[-1][1].count("…") == 0
 
@@ -57,16 +62,20 @@ def test_each_method_says_the_time_of_1000_steps_and_with_a_price_what_they_cost
     tmp_path: Path,
 ) -> None:
     predictor = TimedPredictor(lambda q: 10)
-    *_, last = shown(tmp_path, predictor)
+    *_, last = shown(tmp_path, predictor, accumulation=3)
     seconds = seconds_of_steps(
         predictor.known(predictor.asked[0]).work,  # type: ignore[union-attr]
         find_card("rtx-4090"),
+        3,
     )
     assert seconds is not None
+    low, high = (format_seconds(seconds * times) for times in (ON_CARDS.low, ON_CARDS.high))
+    assert low != high
+    assert f"({low} to {high})" in last[0]
     assert format_seconds(seconds) in last[1]
     assert f'1,000 steps take about <span class="pred">{format_seconds(seconds)}</span>' in last[0]
     assert "cost" not in last[1]
-    *_, priced = shown(tmp_path, predictor, price="3600")
+    *_, priced = shown(tmp_path, predictor, price="3600", accumulation=3)
     assert f">{seconds:.2f}<" in priced[1]
     assert "at 3,600 an hour" in priced[0]
 
@@ -108,7 +117,7 @@ def test_changes_that_make_it_fit_are_offered(tmp_path: Path) -> None:
     *_, last = shown(tmp_path, predictor)
     verdict, _, offered, *buttons = last[:6]
     assert "does not fit" in verdict
-    assert "Short by" in verdict
+    assert 'Short by <span class="pred">15.74 GB</span>.' in verdict
     assert [button["visible"] for button in buttons] == [True, True, False]
     assert buttons[0]["value"].startswith("Gradient checkpointing: ≈ 16.00 GB, fits")
     assert offered[0]["checkpointing"] is True
@@ -207,6 +216,20 @@ def test_a_change_is_put_into_the_fields() -> None:
         "method": "lora", "length": 1024, "batch": 4, "accumulation": 1, "checkpointing": False,
         "completion_tokens": "", "shard": 1,
     }  # fmt: skip
+
+
+def test_each_button_puts_its_own_change_into_the_fields(tmp_path: Path) -> None:
+    predictor = SizedPredictor(lambda q: 15 if q.step.packing or q.step.checkpointing else 40)
+    *_, last = shown(tmp_path, predictor)
+    with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Plan"):
+        tab.build(page_context(tmp_path, predictor), Links.between(tabs))
+    buttons = {part.elem_id: number for number, part in page.blocks.items()}
+    for place, expected in ((1, ("lora", True)), (2, ("qlora", False))):
+        target = (buttons[f"plan-fix-{place}"], "click")
+        (pressed,) = (fn for fn in page.fns.values() if target in fn.targets)
+        values = [update["value"] for update in pressed.fn(last[2])]
+        put = dict(zip([part.elem_id for part in pressed.outputs], values, strict=True))
+        assert (put["f-plan-method"], put["f-plan-checkpointing"]) == expected
 
 
 def test_an_older_plan_of_the_same_page_is_outdated() -> None:

@@ -91,6 +91,7 @@ def test_the_limit_of_rows_hides_no_heading(store: RunStore) -> None:
     "query",
     [
         {"text": "theirs"},
+        {"text": "lora"},  # of which there is one's own as well
         {"sweep": RECORDED},
         {"facets": {"origin": ("recorded",)}},
         {"conditions": "score > 0.9"},

@@ -197,9 +197,12 @@ def test_a_seed_without_the_number_is_not_counted_and_a_disturbed_one_marks_its_
     tmp_path: Path,
 ) -> None:
     make_run(tmp_path, "lora", seed=0, measures={"disturbed": True})
-    make_run(tmp_path, "lora", "failed", seed=1)
-    (row,) = shown(tmp_path, group="seeds").rows.to_dict(orient="records")
-    assert row["score_after_n"] == 1
+    make_run(tmp_path, "lora", seed=1, measures={"disturbed": False})
+    make_run(tmp_path, "lora", "failed", seed=2)
+    make_run(tmp_path, "qlora", measures={"disturbed": False})
+    row, other = shown(tmp_path, group="seeds").rows.to_dict(orient="records")
+    assert other["disturbed"] is False
+    assert row["score_after_n"] == 2
     assert row["status"] == "done, failed"
     assert row["disturbed"] is True
 

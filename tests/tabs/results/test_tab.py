@@ -139,11 +139,24 @@ def test_an_import_says_what_came_of_each_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def handlers(tmp_path: Path) -> dict[str, Callable[..., Any]]:
-    """The functions that the events of the tab call, by name."""
+def page(tmp_path: Path) -> gr.Blocks:
     context = AppContext(tmp_path, RunStore(tmp_path), PlaygroundClient(tmp_path))
     with gr.Blocks() as page, gr.Tabs() as tabs, gr.Tab("Results"):
         results.build(context, Links.between(tabs))
+    return page
+
+
+def test_the_table_and_the_opened_run_are_both_drawn_again_as_time_goes_on(
+    page: gr.Blocks,
+) -> None:
+    ticks = [fn for fn in page.fns.values() if "tick" in [name for _, name in fn.targets]]
+    drawn = {part.elem_id for fn in ticks for part in fn.outputs}
+    assert {"runs", "run-top"} <= drawn
+
+
+@pytest.fixture
+def handlers(page: gr.Blocks) -> dict[str, Callable[..., Any]]:
+    """The functions that the events of the tab call, by name."""
     named = [fn.fn for fn in page.fns.values() if hasattr(fn.fn, "__name__")]
     return {function.__name__: function for function in named}
 
