@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from absl import logging as absl_logging
 
 import ftlab.tabs  # noqa: F401  # before anything imports gradio
 from ftlab.basics.processes import WITHOUT_HUB_CODE
@@ -26,6 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cores[int(worker["workerid"].removeprefix("gw")) % len(cores)]})
     match_without_backtracking()  # as in every worker
+    # Scoring imports absl. It would keep the standard error of that moment, which is pytest's
+    # capture, and close it when a server configures its logging.
+    absl_logging.get_absl_handler().python_handler.setStream(sys.__stderr__)
     os.environ |= WITHOUT_HUB_CODE
     promises.start(config)
 
