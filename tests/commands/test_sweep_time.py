@@ -197,6 +197,7 @@ def test_runs_that_are_added_to_a_sweep_are_timed_alone(
     assert said == pytest.approx([sum(each[:2]), each[2]])
 
 
+@pytest.mark.slow
 def test_a_peft_config_is_predicted_as_peft_has_put_it(
     request_: SweepRequest, tmp_path: Path, rates: list[Rates], predictor: SizedPredictor
 ) -> None:

@@ -97,6 +97,7 @@ def got(hub: Hub) -> set[str]:
     return {line.rpartition("/")[2] for line in hub.requests if line.startswith("GET /tiny")}
 
 
+@pytest.mark.slow
 def test_bytes_are_reported_at_most_twice_a_second_and_then_the_model_is_here_without_the_hub(
     hub: Hub, ask: Asker, published: Path
 ) -> None:
